@@ -1,0 +1,1 @@
+"""Verification of ensemble forecasts of fields, the way weather forecasts are verified."""

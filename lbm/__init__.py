@@ -1,0 +1,1 @@
+"""Lattice-Boltzmann simulation of two-dimensional flow, written to documented Zarr datasets."""

@@ -1,0 +1,1 @@
+"""Residual video diffusion: train on flow.zarr, forecast ensembles."""

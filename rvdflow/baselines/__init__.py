@@ -1,0 +1,1 @@
+"""Forecasters that stand beside residual video diffusion under the same verification."""
