@@ -1,0 +1,62 @@
+"""Random numbers as a pure function of what they are for.
+
+Every stream is named by the seed and by what it serves: a training step, or one member of one forecast case.
+Nothing depends on what was drawn before, so a stopped job goes on with the same numbers, and a forecast
+is the same (beyond rounding) however its cases and members are grouped into batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def stream_seed(seed: int, *names: str | int) -> int:
+    """Seed (63 bits) of the stream called `names`: equal names give equal streams, others independent ones."""
+    text = json.dumps([int(seed), *[n if isinstance(n, str) else int(n) for n in names]])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def torch_generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A torch generator at the start of the stream called `names`."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, *names))
+
+
+def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A NumPy generator (Philox) at the start of the stream called `names`."""
+    return np.random.Generator(np.random.Philox(stream_seed(seed, *names)))
+
+
+class MemberNoise:
+    """Standard normal frames for some members of some cases; calling it draws the next ones.
+
+    `cases` are (trajectory, init_time) pairs, `members` member numbers, `frame` = (channel, y, x). A call returns
+    (cases * members, channel, y, x), members of a case side by side. Each member draws from its own stream,
+    always on the CPU: the numbers are the same on every device.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        cases: Sequence[tuple[int, int]],
+        members: Sequence[int],
+        frame: tuple[int, int, int],
+        device: str | torch.device = "cpu",
+    ):
+        self.generators = [
+            torch_generator(seed, "member", trajectory, init_time, member)
+            for trajectory, init_time in cases
+            for member in members
+        ]
+        self.frame = frame
+        self.device = device
+
+    def __call__(self) -> torch.Tensor:
+        draws = torch.empty(len(self.generators), *self.frame)
+        for row, generator in zip(draws, self.generators, strict=True):
+            torch.randn(self.frame, generator=generator, out=row)
+        return draws.to(self.device)
