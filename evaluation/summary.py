@@ -1,0 +1,210 @@
+"""Metrics of scored methods, with intervals: what `verify` stored becomes what a reader wants to know.
+
+    statistic (per case and lead)  --sum over cases of a run-->  per-run sums  --average, then divide-->  metric
+
+    crps                fair CRPS (absolute error for a method with one member)             lower is better
+    crpss               1 - crps / crps of the reference                                    1 is perfect, 0 no gain
+    rmse                sqrt(mean squared error of the ensemble mean)                       lower is better
+    spread              sqrt((M + 1)/M * mean variance of the members)                      should equal rmse
+    spread_skill_ratio  spread / rmse; the factor (M + 1)/M makes 1 the value of a reliable ensemble of M members
+                        (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1)
+    bias                mean of ensemble mean minus truth                                   0 is best
+
+Intervals come from a paired bootstrap over runs (trajectories): whole runs are drawn with replacement, the same
+draw for every method, since windows of one run are too alike to count as independent. Sums are resampled, never
+fields, so a thousand resamples cost milliseconds.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from evaluation.errors import EvaluationError
+
+MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
+USES = {
+    "crps": ("crps",),
+    "crpss": ("crps",),
+    "rmse": ("squared_error",),
+    "spread": ("variance",),
+    "spread_skill_ratio": ("variance", "squared_error"),
+    "bias": ("bias",),
+}
+DIMENSIONLESS = ("crpss", "spread_skill_ratio")
+
+
+def metric(
+    scores: xr.Dataset,
+    name: str,
+    *,
+    reference: str | None = None,
+    leads: Sequence[int] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Metric `name` of every method as `value`, `low`, `high` (method, lead_time).
+
+    With `leads` these leads are averaged first and lead_time is gone from the result. `crpss` needs a
+    `reference` (default: the one stored in `scores`). `low` and `high` bound the central `level` interval of a
+    paired bootstrap over runs, NaN with fewer than three runs. NaN where a metric does not apply.
+    Units: those of the variable; `crpss` and `spread_skill_ratio` have none.
+    """
+    if name not in USES:
+        raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(USES)}")
+    formula = _formula(scores, name, reference)
+    value = formula(_means(scores, USES[name], leads, None))
+    runs = scores.sizes["trajectory"]
+    if runs < MINIMUM_RUNS:
+        low = high = xr.full_like(value, np.nan)
+    else:
+        spread = formula(_means(scores, USES[name], leads, run_draws(runs, resamples, seed)))
+        tails = spread.quantile([(1 - level) / 2, (1 + level) / 2], dim="resample", skipna=False)
+        low, high = tails.isel(quantile=0, drop=True), tails.isel(quantile=1, drop=True)
+    return xr.Dataset({"value": value, "low": low, "high": high})
+
+
+def run_draws(runs: int, resamples: int, seed: int) -> xr.DataArray:
+    """How often each run is drawn in each resample (resample, trajectory); every row sums to `runs`."""
+    counts = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), size=resamples)
+    return xr.DataArray(counts.astype(float), dims=("resample", "trajectory"))
+
+
+def _means(
+    scores: xr.Dataset, names: Sequence[str], leads: Sequence[int] | None, draws: xr.DataArray | None
+) -> xr.Dataset:
+    """Means over cases of the statistics `names`: (method, lead_time), with `draws` (resample, method, lead_time)."""
+    stored = scores[list(names)].reset_coords(drop=True).drop_vars("trajectory")
+    used = scores["truth_mean"].notnull().any("lead_time").drop_vars("trajectory")
+    sums, cases = stored.sum("init_time", min_count=1), used.sum("init_time").astype(float)
+    if leads is not None:
+        missing = sorted(set(leads) - set(scores["lead_time"].values.tolist()))
+        if missing:
+            raise EvaluationError(f"leads {missing} were not scored; scored: {scores['lead_time'].values.tolist()}")
+        sums = sums.sel(lead_time=list(leads)).mean("lead_time", skipna=False)
+    if draws is None:
+        return sums.sum("trajectory", skipna=False) / cases.sum("trajectory")
+    return xr.Dataset({n: xr.dot(draws, sums[n], dim="trajectory") for n in names}) / xr.dot(draws, cases)
+
+
+def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Callable[[xr.Dataset], xr.DataArray]:
+    inflation = (scores["members"] + 1) / scores["members"]
+    if name == "crpss":
+        against = reference or scores.attrs.get("reference", "")
+        if against not in scores["method"].values:
+            methods = ", ".join(scores["method"].values)
+            raise EvaluationError(f"reference {against!r} is not among the methods ({methods})")
+        return lambda m: 1 - m["crps"] / m["crps"].sel({"method": against}, drop=True)
+    if name == "rmse":
+        return lambda m: np.sqrt(m["squared_error"])
+    if name == "spread":
+        return lambda m: np.sqrt(inflation * m["variance"])
+    if name == "spread_skill_ratio":
+        return lambda m: np.sqrt(inflation * m["variance"] / m["squared_error"])
+    return lambda m: m[name]
+
+
+def truth_deviation(scores: xr.Dataset) -> float:
+    """Standard deviation of the truth over all scored cases, leads and fluid cells: the natural unit of errors."""
+    return float(np.sqrt(scores["truth_mean_square"].mean() - scores["truth_mean"].mean() ** 2))
+
+
+def ensembles(scores: xr.Dataset) -> list[str]:
+    """The methods that have more than one member."""
+    return [str(m) for m in scores["method"].values if int(scores["members"].sel({"method": m})) > 1]
+
+
+def candidates(scores: xr.Dataset) -> list[str]:
+    """The methods to be judged: all but persistence and climatology, or all where there is nothing else."""
+    names = [str(m) for m in scores["method"].values]
+    return [n for n in names if n not in ("persistence", "climatology")] or names
+
+
+def periods(scores: xr.Dataset) -> dict[str, list[int]]:
+    """The groups of leads a summary names: the first eight (where there are more) and all."""
+    leads = [int(lead) for lead in scores["lead_time"].values]
+    groups = {f"{leads[0]}-{leads[7]}": leads[:8]} if len(leads) > 8 else {}
+    return groups | {f"{leads[0]}-{leads[-1]}" if len(leads) > 1 else str(leads[0]): leads}
+
+
+def significant(scores: xr.Dataset, method: str, reference: str, *, resamples: int = 1000, seed: int = 0) -> xr.Dataset:
+    """Map of the CRPSS of `method` over all leads, and where its sign is sure: `value`, `sure` (y, x).
+
+    `sure` marks cells whose central 95 % interval excludes zero, by the paired bootstrap over blocks of runs;
+    nowhere with fewer than three blocks.
+    """
+    maps = scores["crps_map"].sel({"method": [method, reference]}).mean("lead_time") * scores["fluid_cases"]
+    sums = maps.transpose("method", "block", "y", "x").values
+    total = np.nan_to_num(sums).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = np.where(np.isnan(sums).all((0, 1)), np.nan, 1 - total[0] / total[1])
+    blocks = scores.sizes["block"]
+    sure = np.zeros(value.shape, bool)
+    if blocks >= MINIMUM_RUNS:
+        gain = np.nan_to_num(sums[1] - sums[0])
+        draws = run_draws(blocks, resamples, seed).values
+        low, high = np.quantile(np.tensordot(draws, gain, 1), [0.025, 0.975], axis=0)
+        sure = ((low > 0) | (high < 0)) & np.isfinite(value)
+    return xr.Dataset({"value": (("y", "x"), value), "sure": (("y", "x"), sure)})
+
+
+def rank_frequencies(scores: xr.Dataset, method: str, leads: Sequence[int]) -> xr.Dataset:
+    """Rank histogram over `leads`, with its 95 % band for flatness: `observed`, `low`, `high` (rank).
+
+    Relative frequency times the number of ranks, so that 1 is flat. Rank r counts the members below the truth.
+    The band is that of `verify.exchanged_ranks`: what a truth that is one more member would give.
+    """
+    ranks = int(scores["members"].sel({"method": method})) + 1
+    pick = scores[["rank_count", "rank_null"]].sel({"method": method, "lead_time": list(leads)}).isel(rank=slice(ranks))
+    counts = pick["rank_count"].sum(["trajectory", "lead_time"])
+    null = pick["rank_null"].sum("lead_time")
+    null = null / null.sum("rank") * ranks
+    low, high = (null.quantile(q, dim="replicate", skipna=False).drop_vars("quantile") for q in (0.025, 0.975))
+    return xr.Dataset({"observed": counts / counts.sum() * ranks, "low": low, "high": high})
+
+
+def write_csv(scores: xr.Dataset, path: str | Path) -> Path:
+    """All metrics as tidy rows: method, lead_time, metric, reference, value, low, high, units; pooled leads last."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Any]] = []
+    for name in USES:
+        for reference in _references(scores) if name == "crpss" else [""]:
+            units = "1" if name in DIMENSIONLESS else scores.attrs["units"]
+            curve = metric(scores, name, reference=reference)
+            for lead in scores["lead_time"].values:
+                rows += _rows(curve.sel(lead_time=lead), str(lead), name, reference, units)
+            for label, leads in periods(scores).items():
+                rows += _rows(metric(scores, name, reference=reference, leads=leads), label, name, reference, units)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["method", "lead_time", "metric", "reference", "value", "low", "high", "units"])
+        writer.writerows(rows)
+    return path
+
+
+def _references(scores: xr.Dataset) -> list[str]:
+    names = [str(m) for m in scores["method"].values]
+    return [n for n in ("climatology", "persistence") if n in names] or [r for r in [scores.attrs.get("reference")] if r]
+
+
+def _rows(estimate: xr.Dataset, lead: str, name: str, reference: str, units: str) -> list[list[Any]]:
+    rows = []
+    for method in estimate["method"].values:
+        numbers = [float(estimate[k].sel({"method": method})) for k in ("value", "low", "high")]
+        if method != reference and np.isfinite(numbers[0]):
+            texts = ["" if np.isnan(x) else f"{x:.8g}" for x in numbers]
+            rows.append([method, lead, name, reference, *texts, units])
+    return rows
+
+
+def protocol(scores: xr.Dataset) -> dict[str, dict[str, Any]]:
+    """What each forecast says of how it was made: {method: {members, seed, sampler, ...}}."""
+    return json.loads(scores.attrs.get("protocol", "{}"))
