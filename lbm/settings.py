@@ -109,7 +109,8 @@ def _one_line(problem: Any, model_class: type[BaseModel], origin: Mapping[str, s
         return f"{prefix}{message}"
     got = repr(problem["input"])
     got = got if len(got) <= 60 else got[:57] + "..."
-    return f"{prefix}{key}: got {got}: {message[:1].lower() + message[1:]}"
+    where = source if source.startswith("--") else prefix + key
+    return f"{where}: got {got}: {message[:1].lower() + message[1:]}"
 
 
 def known_keys(model_class: type[BaseModel], prefix: str = "") -> list[str]:
@@ -159,7 +160,8 @@ def _merge(
 
 def _assign(into: dict[str, Any], key: str, value: Any, source: str, origin: dict[str, str]) -> None:
     *parents, last = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents):
+        origin.setdefault(".".join(parents[: depth + 1]), source)
         child = into.setdefault(parent, {})
         if not isinstance(child, dict):
             raise UsageError(f"{source}: {parent!r} is a value, it has no key {last!r}")
