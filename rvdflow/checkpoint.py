@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from lbm.errors import DataError, ResourceError, UsageError
+from lbm.errors import DataError, ResourceError
 
 FORMAT, VERSION = "rvdflow checkpoint", 1
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
@@ -101,7 +101,7 @@ def _verified(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UsageError(f"{path}: no such checkpoint file") from error
+        raise DataError(f"{path}: no such checkpoint file") from error
     try:
         wanted = checksum_path(path).read_text(errors="replace").split()
     except FileNotFoundError as error:
@@ -182,13 +182,13 @@ def find(place: Path) -> Path:
     if place.is_file():
         return place
     if not place.exists():
-        raise UsageError(f"{place}: no such run folder or checkpoint (train one with `rvdflow train`)")
+        raise DataError(f"{place}: no such run folder or checkpoint (train one with `rvdflow train`)")
     final = place / "checkpoints" / "final.pt"
     if final.is_file():
         return final
     newest = newest_step(place)
     if newest is None:
-        raise UsageError(f"{place}: not a run folder, or no checkpoint in it yet (train with `rvdflow train`)")
+        raise DataError(f"{place}: not a run folder, or no checkpoint in it yet (train with `rvdflow train`)")
     return newest
 
 
@@ -200,5 +200,5 @@ def newest_run(folder: Path = Path("runs")) -> Path:
         if files:
             runs.append((max(p.stat().st_mtime_ns for p in files), place))
     if not runs:
-        raise UsageError(f"no trained run under {folder}/: train one with `rvdflow train`, or name it: --checkpoint")
+        raise DataError(f"no trained run under {folder}/: train one with `rvdflow train`, or name it: --checkpoint")
     return max(runs)[1]

@@ -48,23 +48,16 @@ def split_trajectories(dataset: Any, split: str) -> list[int]:
 class Frames:
     """Reads frames of some variables of an open dataset as (time, channel, y, x) float32 in physical units.
 
-    With `store` (the path the dataset was opened from) frames are read through plain zarr arrays, which costs much
-    less per window than a lazy xarray selection; without it whatever the dataset holds is indexed.
+    Open the dataset with `chunks=None` (lazy, without dask) where many windows are read one by one.
     """
 
-    def __init__(self, dataset: Any, variables: Sequence[str], store: Path | None = None):
+    def __init__(self, dataset: Any, variables: Sequence[str]):
         for name in variables:
             if name not in dataset.data_vars or dataset[name].dims != FRAME_DIMS:
                 there = ", ".join(frame_variables(dataset)) or "no frames at all"
                 raise DataError(f"the dataset has no frames of {name!r}; it has {there}")
         self.variables = tuple(variables)
-        if store is None:
-            self.arrays = [dataset[name].variable for name in variables]
-        else:
-            import zarr
-
-            group = zarr.open_group(store, mode="r")
-            self.arrays = [group[name] for name in variables]
+        self.arrays = [dataset[name].variable for name in variables]
         self.trajectories, self.times, self.height, self.width = (int(n) for n in self.arrays[0].shape)
         self.solid = _solid(dataset, (self.trajectories, self.height, self.width))
 

@@ -1,0 +1,5 @@
+"""`python -m rvdflow` is `rvdflow`."""
+
+from rvdflow.cli import main
+
+main()

@@ -1,0 +1,275 @@
+"""The command `rvdflow`. Each command is a thin wrapper of one documented function; only typer is imported here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from lbm.console import Debug, emit_json, run, say
+from lbm.errors import UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Learn from simulated flow, forecast ensembles, verify them. Data come from `lbm simulate`.",
+)
+
+DataPath = Annotated[Path, typer.Option("--data", help="Dataset of flow, such as flow.zarr.")]
+Config = Annotated[Path | None, typer.Option("--config", help="Settings in a TOML file.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="One setting, as model.width=24; repeatable.")]
+Seed = Annotated[int | None, typer.Option(help="Every random number follows from it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: the cores there are.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what was stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings and estimates, do nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def train(
+    data: DataPath,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Run folder; default: runs/PRESET-N.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="small, paper-64, paper-128; default: by frame size and device.")
+    ] = None,
+    config: Config = None,
+    sets: Sets = None,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a forecaster on the training runs of a dataset."""
+    flags = {
+        "preset": preset,
+        "train.steps": steps,
+        "train.batch_size": batch_size,
+        "train.learning_rate": learning_rate,
+        "train.seed": seed,
+    }
+    from rvdflow import checkpoint
+    from rvdflow.train import estimate, next_run_folder, train
+
+    quiet = quiet or json
+    if resume and output is None:
+        output = checkpoint.newest_run()
+    settings = _run_config(data, config, sets or [], flags, device, output if resume else None, quiet)
+    if dry_run:
+        if settings is None:
+            raise UsageError("--dry-run shows what a new run would do: leave out --resume")
+        emit_json({"config": settings.model_dump(mode="json"), "estimate": estimate(data, settings)})
+        return
+    if output is None:
+        output = next_run_folder((settings.preset if settings else None) or "run")
+    final = train(
+        data, output, settings, device=device, threads=threads, resume=resume, overwrite=overwrite, quiet=quiet
+    )
+    say(f"trained: {output}\nnext: rvdflow forecast --checkpoint {output} --data {data}", quiet=quiet)
+    if json:
+        meta = checkpoint.read(final).meta
+        result = {"run": str(output), "checkpoint": str(final), **meta["optimiser"]}
+        emit_json(result | {"validation_loss": meta.get("validation_loss")})
+
+
+def _run_config(
+    data: Path, file: Path | None, sets: list[str], flags: dict[str, Any], device: str, resumed: Path | None, quiet: bool
+) -> Any:
+    """The run's configuration; the preset is chosen when none is given. None: a resume that names no settings."""
+    from lbm.dataset import open_dataset
+    from lbm.settings import resolve
+    from rvdflow.device import choose_device
+    from rvdflow.train import read_config
+    from rvdflow.train_config import RunConfig, choose_preset
+
+    stored = read_config(resumed) if resumed and (resumed / "config.json").is_file() else None
+    if stored and file is None and not sets and all(value is None for value in flags.values()):
+        return None
+    settings = resolve(RunConfig, file=file, sets=sets, flags=flags)
+    if settings.preset is None:
+        if stored:
+            name = stored.preset
+        else:
+            frames = open_dataset(data).sizes
+            name = choose_preset(frames.get("y", 0), frames.get("x", 0), choose_device(device).type)
+            say(f"preset: {name} ({frames.get('y')} x {frames.get('x')} frames)", quiet=quiet)
+        settings = resolve(RunConfig, file=file, sets=sets, flags={**flags, "preset": name})
+    return settings
+
+
+@app.command()
+def forecast(
+    data: DataPath,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Run folder or checkpoint file; default: the newest under runs/.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: forecast.zarr, or METHOD.zarr.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="rvd, persistence or climatology.")] = "rvd",
+    ensemble: Annotated[int, typer.Option(help="Members of the ensemble.")] = 32,
+    context: Annotated[int, typer.Option(help="Frames seen before the forecast starts.")] = 4,
+    lead: Annotated[int, typer.Option(help="Frames to forecast.")] = 16,
+    split: Annotated[str, typer.Option(help="Which runs: test, validation, train or all.")] = "test",
+    stride: Annotated[
+        int | None, typer.Option("--stride", "--every", help="Frames between init times; default: --lead.")
+    ] = None,
+    init_times: Annotated[str | None, typer.Option(help="Init times instead: 20,60 or 20:200:16.")] = None,
+    cases: Annotated[int | None, typer.Option(help="At most so many cases, spread evenly.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="How residuals are drawn: ancestral, ddim, dpmpp.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Network calls per frame.")] = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    members_per_batch: Annotated[int | None, typer.Option(help="Members drawn at once (and per chunk).")] = None,
+    cases_per_batch: Annotated[int | None, typer.Option(help="Cases drawn at once.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Forecast an ensemble of continuations of each test run."""
+    from rvdflow.forecast import forecast, open_truth, plan, summary
+
+    quiet = quiet or json
+    if method != "rvd" and not (checkpoint is sampler is steps is None):
+        raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
+    forecaster = _forecaster(method, data, checkpoint, sampler, steps, device, threads, quiet)
+    chosen = {
+        "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
+        "stride": stride, "init_times": _integers(init_times), "cases": cases, "seed": seed or 0,
+        "members_per_batch": members_per_batch, "cases_per_batch": cases_per_batch,
+    }  # fmt: skip
+    if dry_run:
+        opened, frames = open_truth(data, forecaster)
+        members = 1 if forecaster.deterministic else ensemble
+        emit_json({"method": method, **summary(plan(opened, frames, **chosen | {"members": members}), frames)})
+        return
+    output = output or Path("forecast.zarr" if method == "rvd" else f"{method}.zarr")
+    forecast(forecaster, data, output, **chosen, resume=resume, overwrite=overwrite, quiet=quiet)
+    say(f"wrote {output}\nnext: rvdflow verify {output} --truth {data}", quiet=quiet)
+    if json:
+        from rvdflow.info import describe
+
+        emit_json(describe(output))
+
+
+def _forecaster(
+    method: str,
+    data: Path,
+    run: Path | None,
+    sampler: str | None,
+    steps: int | None,
+    device: str,
+    threads: int | None,
+    quiet: bool,
+) -> Any:
+    if method == "rvd":
+        from rvdflow import checkpoint
+        from rvdflow.forecaster import load
+
+        if run is None:
+            run = checkpoint.newest_run()
+            say(f"checkpoint: {checkpoint.find(run)} (the newest)", quiet=quiet)
+        return load(run, sampler=sampler, steps=steps, device=device, threads=threads)
+    if method == "persistence":
+        from rvdflow.baselines import Persistence
+
+        return Persistence()
+    if method == "climatology":
+        from lbm.dataset import open_dataset
+        from rvdflow.baselines import Climatology
+        from rvdflow.windows import Frames, frame_variables, split_trajectories
+
+        opened = open_dataset(data, chunks=None)
+        return Climatology(Frames(opened, frame_variables(opened)), split_trajectories(opened, "train"))
+    raise UsageError(f"method {method!r} is not known: use rvd, persistence or climatology")
+
+
+def _integers(text: str | None) -> list[int] | None:
+    """`3,19,35` or `3:200:16` (stop excluded) as numbers."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            return list(range(*(int(part) for part in text.split(":"))))
+        return [int(part) for part in text.split(",")]
+    except (TypeError, ValueError):
+        raise UsageError(f"--init-times wants numbers as 20,60 or 20:200:16, got {text[:60]!r}") from None
+
+
+@app.command()
+def verify(
+    forecasts: Annotated[list[Path], typer.Argument(help="Forecasts of the same truth.")],
+    truth: Annotated[Path, typer.Option(help="The dataset they forecast, such as flow.zarr.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Method that skill is relative to; default: climatology, else persistence.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Scores.")] = Path("scores.zarr"),
+    report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    variable: Annotated[str | None, typer.Option(help="Which variable; default: the first.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score forecasts against the truth and write a report."""
+    from rvdflow.verify import print_skill_table, verify
+
+    scores = verify(
+        forecasts, truth, reference=reference, output=output, report=report, variable=variable, overwrite=overwrite
+    )
+    if json:
+        emit_json({"scores": str(output), "report": str(report / "index.html")})
+    elif not quiet:
+        print_skill_table(scores)
+        say(f"report: {report / 'index.html'}")
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="Run folder, checkpoint file, or store.")],
+    check: Annotated[bool, typer.Option("--check", help="Read every byte and compare checksums.")] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a run folder or a store holds."""
+    from rvdflow.info import describe, lines
+
+    found = describe(path, check=check)
+    if json:
+        emit_json(found)
+    else:
+        say("\n".join(lines(found)))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for everything it makes.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A minute: all steps, too little training.")] = False,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a vortex street, learn it, forecast it, verify the forecast: the whole pipeline in minutes."""
+    from rvdflow.demo import demo
+
+    demo(output, quick=quick, overwrite=overwrite)
+
+
+def main() -> NoReturn:
+    run(app)

@@ -1,0 +1,381 @@
+"""Ensemble forecasts: flow.zarr and a forecaster in, forecast.zarr out.
+
+The cases are a rectangle, trajectories x init times. They are gone through in groups of a few cases and, within
+a group, chunks of members; each draw is written before the next is made, so memory holds one draw whatever the size of
+the forecast. A group is acknowledged case by case after all its members are on disk; a stopped forecast resumes with
+the first unacknowledged group and, noise being a pure function of seed, case and member, ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lbm import dataset as store
+from lbm.console import Stop, progress, say, size
+from lbm.errors import DataError, NumericalError, ResourceError, UsageError
+from rvdflow.forecaster import Case, Forecaster
+from rvdflow.windows import Frames, frame_variables, free_memory, split_trajectories
+
+DRAW = 32  # members drawn in one call, over all its cases, unless told otherwise
+CHUNK_BYTES = 64 * 2**20  # largest chunk of a store, unless told otherwise
+MEMBER_DIMS = ("trajectory", "init_time", "member", "lead_time", "y", "x")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cases are forecast, how, and in which portions."""
+
+    trajectories: tuple[int, ...]
+    init_times: tuple[int, ...]
+    members: int
+    lead: int
+    context: int
+    seed: int
+    cases_per_batch: int
+    members_per_batch: int
+
+    @property
+    def cases(self) -> list[Case]:
+        return [(k, t) for k in self.trajectories for t in self.init_times]
+
+    def groups(self) -> list[list[Case]]:
+        """Cases that are drawn together."""
+        cases = self.cases
+        return [cases[i : i + self.cases_per_batch] for i in range(0, len(cases), self.cases_per_batch)]
+
+    def member_chunks(self) -> list[range]:
+        """Members that are drawn together, and lie in one chunk of the store."""
+        return [
+            range(first, min(first + self.members_per_batch, self.members))
+            for first in range(0, self.members, self.members_per_batch)
+        ]
+
+    def nbytes(self, frames: Frames) -> int:
+        """Size of the whole forecast, uncompressed."""
+        return len(self.trajectories) * len(self.init_times) * self.members * self.lead * _frame_bytes(frames)
+
+
+def _frame_bytes(frames: Frames) -> int:
+    return 4 * frames.channels * frames.height * frames.width
+
+
+def plan(
+    dataset: Any,
+    frames: Frames,
+    *,
+    members: int,
+    lead: int,
+    context: int,
+    split: str | None = "test",
+    stride: int | None = None,
+    init_times: Sequence[int] | None = None,
+    cases: int | None = None,
+    seed: int = 0,
+    cases_per_batch: int | None = None,
+    members_per_batch: int | None = None,
+) -> Plan:
+    """Choose the cases: all trajectories of `split` (None: of the dataset) at common init times.
+
+    Init times are `init_times`, else every `stride` frames (default `lead`, so that targets do not overlap) wherever
+    `context` frames lie before and `lead` frames after. `cases` bounds trajectories x init times; init times are then
+    thinned evenly. UsageError when a number is out of range or no case is left.
+    """
+    given = {"members": members, "lead": lead, "context": context, "stride": stride, "cases": cases}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}: at least 1")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}: at least 0")
+    runs = split_trajectories(dataset, split) if split is not None else list(range(frames.trajectories))
+    first, last = context - 1, frames.times - 1 - lead
+    if last < first:
+        raise UsageError(f"context {context} and lead {lead} need {context + lead} frames, a run has {frames.times}")
+    if init_times is None:
+        times = list(range(first, last + 1, stride or lead))
+    else:
+        times = sorted(set(init_times))
+        wrong = [t for t in times if not first <= t <= last]
+        if wrong or not times:
+            raise UsageError(f"init time {(wrong or ['none'])[0]}: with context {context} and lead {lead} use {first}..{last}")
+    if cases is not None and cases < len(runs) * len(times):
+        runs = runs[: min(len(runs), cases)]
+        times = _evenly(times, cases // len(runs))
+    together = min(members, members_per_batch or max(1, min(DRAW, CHUNK_BYTES // (lead * _frame_bytes(frames)))))
+    return Plan(
+        trajectories=tuple(runs),
+        init_times=tuple(times),
+        members=members,
+        lead=lead,
+        context=context,
+        seed=seed,
+        cases_per_batch=cases_per_batch or max(1, DRAW // together),
+        members_per_batch=together,
+    )
+
+
+def _evenly(values: list[int], count: int) -> list[int]:
+    """`count` of `values`, first and last included, evenly spread."""
+    if count >= len(values):
+        return values
+    return [values[round(k * (len(values) - 1) / max(1, count - 1))] for k in range(count)]
+
+
+def read_context(frames: Frames, cases: Sequence[Case], context: int) -> np.ndarray:
+    """Frames up to and including init_time: (case, time, channel, y, x). Later frames are not touched."""
+    return np.stack([frames.read(k, t - context + 1, t + 1) for k, t in cases])
+
+
+def draw(
+    forecaster: Forecaster, frames: Frames, cases: Sequence[Case], members: Sequence[int], chosen: Plan
+) -> np.ndarray:
+    """One portion of a forecast: (case, member, lead_time, channel, y, x) float32, physical units.
+
+    Inside obstacles every lead repeats the last frame seen. NumericalError when a value elsewhere is not finite.
+    """
+    context = read_context(frames, cases, chosen.context)
+    solid = frames.solid[[k for k, _ in cases]]
+    seen = np.where(solid[:, None, None], np.float32(0), context)
+    drawn = forecaster.draw(seen, cases, members, chosen.lead, chosen.seed)
+    wanted = (len(cases), len(members), chosen.lead, *frames.frame_shape)
+    if drawn.shape != wanted or drawn.dtype != np.float32:
+        raise TypeError(f"{forecaster.method} drew {drawn.dtype} {drawn.shape}, wanted float32 {wanted}")
+    drawn = np.where(solid[:, None, None, None], context[:, None, None, -1], drawn)
+    finite = np.isfinite(drawn) | solid[:, None, None, None]
+    if not finite.all():
+        case, member, lead = (int(k[0]) for k in np.nonzero(~finite)[:3])
+        trajectory, init_time = cases[case]
+        raise NumericalError(
+            f"{forecaster.method}: member {members[member]} of trajectory {trajectory}, init time {init_time} is not "
+            f"finite at lead {lead + 1}: try more --steps, or train longer"
+        )
+    return drawn
+
+
+def forecast_in_memory(forecaster: Forecaster, dataset: Any, frames: Frames, chosen: Plan) -> Any:
+    """The whole forecast as an xarray.Dataset. ResourceError when it would not fit."""
+    import xarray as xr
+
+    if chosen.nbytes(frames) > free_memory() // 2:
+        raise ResourceError(f"the forecast takes {size(chosen.nbytes(frames))}: write it to a store instead")
+    forecaster.check(dataset, frames)
+    groups = [
+        np.concatenate([draw(forecaster, frames, group, chunk, chosen) for chunk in chosen.member_chunks()], axis=1)
+        for group in chosen.groups()
+    ]
+    values = np.concatenate(groups)
+    values = values.reshape(len(chosen.trajectories), len(chosen.init_times), *values.shape[1:])
+    return xr.Dataset(
+        {name: (MEMBER_DIMS, values[..., i, :, :], _kept(dataset[name].attrs)) for i, name in enumerate(frames.variables)},
+        coords={name: xr.Variable(*parts) for name, parts in _coordinates(chosen).items()},
+        attrs=_attributes(forecaster, dataset, chosen),
+    )
+
+
+def forecast(
+    forecaster: Forecaster,
+    data: Path,
+    output: Path,
+    *,
+    members: int = 16,
+    lead: int = 16,
+    context: int = 4,
+    split: str | None = "test",
+    stride: int | None = None,
+    init_times: Sequence[int] | None = None,
+    cases: int | None = None,
+    seed: int = 0,
+    cases_per_batch: int | None = None,
+    members_per_batch: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Forecast the store `data` into the store `output`; options as in `plan`; returns `output`.
+
+    With `resume` an unfinished `output` of the same settings is completed, a finished one left as it is. Raises
+    UsageError (output exists, other settings), DataError (data and checkpoint disagree), ResourceError (too large),
+    SystemExit 130 or 143 after a signal, once the cases at hand are written.
+    """
+    opened, frames = open_truth(data, forecaster)
+    chosen = plan(
+        opened, frames, members=1 if forecaster.deterministic else members, lead=lead, context=context, split=split,
+        stride=stride, init_times=init_times, cases=cases, seed=seed, cases_per_batch=cases_per_batch,
+        members_per_batch=members_per_batch,
+    )  # fmt: skip
+    attributes = _attributes(forecaster, opened, chosen) | {"dataset_sha256": store.digest(data)}
+    if resume and output.exists():
+        chosen = _resumed(output, attributes, chosen)
+        if store.read_attributes(output).get("complete") is True:
+            say(f"{output}: the forecast is complete already", quiet=quiet)
+            return output
+        writer = store.resume(output)
+    else:
+        store.check_output(output, overwrite=overwrite)
+        _require_room(chosen, frames, output)
+        writer = _create(output, opened, frames, chosen, attributes, overwrite)
+    with writer, Stop() as stop:
+        _fill(writer, forecaster, frames, chosen, stop, quiet)
+        writer.finish()
+    return output
+
+
+def open_truth(data: Path, forecaster: Forecaster) -> tuple[Any, Frames]:
+    """Open a dataset and the frames of it that `forecaster` works on. DataError when they disagree."""
+    opened = store.open_dataset(data, chunks=None)
+    frames = Frames(opened, forecaster.variables or frame_variables(opened))
+    forecaster.check(opened, frames)
+    return opened, frames
+
+
+def _fill(
+    writer: store.Writer, forecaster: Forecaster, frames: Frames, chosen: Plan, stop: Stop, quiet: bool
+) -> None:
+    written = np.asarray(writer.array("cases_written")[...])
+    place = {
+        (k, t): (i, j) for i, k in enumerate(chosen.trajectories) for j, t in enumerate(chosen.init_times)
+    }
+    done = int((written == 1).sum())
+    with progress(len(place), f"forecast {forecaster.method}", unit="cases", quiet=quiet, done=done) as bar:
+        for group in chosen.groups():
+            open_cases = [case for case in group if written[place[case]] != 1]
+            if not open_cases:
+                continue
+            # The whole group is drawn again, not only its open cases: equal batches give equal bits.
+            for chunk, drawn in _portions(forecaster, frames, group, chosen):
+                for case, values in zip(group, drawn, strict=True):
+                    i, j = place[case]
+                    for channel, name in enumerate(frames.variables):
+                        part = slice(chunk.start, chunk.stop)
+                        writer.write(name, values[:, :, channel], trajectory=i, init_time=j, member=part)
+            for case in open_cases:
+                i, j = place[case]
+                writer.mark(trajectory=i, init_time=j)
+            bar.advance(len(open_cases))
+            if stop.requested:
+                stop.exit()
+
+
+def _portions(
+    forecaster: Forecaster, frames: Frames, group: Sequence[Case], chosen: Plan
+) -> Iterator[tuple[range, np.ndarray]]:
+    for chunk in chosen.member_chunks():
+        yield chunk, draw(forecaster, frames, group, chunk, chosen)
+
+
+# ------------------------------------------------------------------ the store
+
+
+def _create(
+    output: Path, opened: Any, frames: Frames, chosen: Plan, attributes: dict[str, Any], overwrite: bool
+) -> store.Writer:
+    chunks = (1, 1, chosen.members_per_batch, chosen.lead, frames.height, frames.width)
+    variables = {
+        name: store.Variable(MEMBER_DIMS, "float32", _kept(opened[name].attrs), chunks=chunks)
+        for name in frames.variables
+    }
+    sizes = {
+        "trajectory": len(chosen.trajectories),
+        "init_time": len(chosen.init_times),
+        "member": chosen.members,
+        "lead_time": chosen.lead,
+        "y": frames.height,
+        "x": frames.width,
+    }
+    coords = _coordinates(chosen)
+    return store.create(
+        output, variables=variables, coords=coords, sizes=sizes, attrs=attributes, overwrite=overwrite
+    )
+
+
+def _kept(attrs: Any) -> dict[str, Any]:
+    return {name: value for name, value in attrs.items() if name in ("units", "long_name", "standard_name")}
+
+
+def _coordinates(chosen: Plan) -> dict[str, Any]:
+    init, lead = np.asarray(chosen.init_times), np.arange(1, chosen.lead + 1)
+    frames = {"units": "frames"}
+    return {
+        "trajectory": ("trajectory", np.asarray(chosen.trajectories), {"long_name": "trajectory of the truth"}),
+        "init_time": ("init_time", init, {"long_name": "last frame seen", **frames}),
+        "member": ("member", np.arange(chosen.members), {"long_name": "ensemble member"}),
+        "lead_time": ("lead_time", lead, {"long_name": "frames ahead", **frames}),
+        "valid_time": (("init_time", "lead_time"), init[:, None] + lead, {"long_name": "frame forecast", **frames}),
+    }
+
+
+def _attributes(forecaster: Forecaster, opened: Any, chosen: Plan) -> dict[str, Any]:
+    """What a report must say, and what a resume must find unchanged. No dates: equal input, equal store."""
+    settings = asdict(replace(chosen, trajectories=(), init_times=()))
+    settings |= {"trajectories": list(chosen.trajectories), "init_times": list(chosen.init_times)}
+    return {
+        "title": f"Ensemble forecast by {forecaster.method}",
+        "source": "rvdflow forecast",
+        "method": forecaster.method,
+        "deterministic": forecaster.deterministic,
+        "members": chosen.members,
+        "seed": chosen.seed,
+        "context": chosen.context,
+        "config": json.dumps(settings, sort_keys=True),
+        "frame_interval": opened.attrs.get("frame_interval"),
+        "frame_interval_units": opened.attrs.get("frame_interval_units"),
+        **store.provenance("torch"),
+        **forecaster.stamp(),
+    }
+
+
+_MAY_DIFFER = ("versions", "git_commit", "title", "source", "config")
+_PORTIONS = ("cases_per_batch", "members_per_batch")
+
+
+def _resumed(output: Path, attributes: dict[str, Any], chosen: Plan) -> Plan:
+    """The plan of an unfinished store: that of the command, in the portions it was begun with."""
+    there = store.read_attributes(output)
+    try:
+        before = json.loads(there["config"])
+        portions = {name: int(before[name]) for name in _PORTIONS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{output} is not an unfinished forecast: nothing to resume") from error
+    now = json.loads(json.dumps(attributes)) | json.loads(attributes["config"]) | portions
+    old = {**there, **before}
+    for name in sorted(set(now) - set(_MAY_DIFFER)):
+        if old.get(name) != now[name]:
+            raise UsageError(f"{output} was begun with {name} {old.get(name)}, now {now[name]}: resume with the same settings")
+    return replace(chosen, **portions)
+
+
+def _require_room(chosen: Plan, frames: Frames, output: Path) -> None:
+    """Refuse what cannot fit before anything is allocated. ResourceError with the estimate."""
+    one_draw = chosen.cases_per_batch * chosen.members_per_batch * chosen.lead * _frame_bytes(frames)
+    for what, need, free in (
+        ("forecast", chosen.nbytes(frames), shutil.disk_usage(output.parent).free),
+        ("draw", 4 * one_draw, free_memory()),
+    ):
+        if need > free:
+            where = "disk" if what == "forecast" else "memory"
+            raise ResourceError(
+                f"{output}: one {what} takes about {size(need)}, the {where} has {size(free)} free: "
+                "lower --ensemble, --lead or --cases, or the portions drawn at once"
+            )
+
+
+def summary(chosen: Plan, frames: Frames) -> dict[str, Any]:
+    """What a forecast would do and take, for --dry-run."""
+    return {
+        "trajectories": list(chosen.trajectories),
+        "init_times": list(chosen.init_times),
+        "cases": len(chosen.trajectories) * len(chosen.init_times),
+        "members": chosen.members,
+        "lead": chosen.lead,
+        "context": chosen.context,
+        "seed": chosen.seed,
+        "portions": f"{chosen.cases_per_batch} cases x {chosen.members_per_batch} members",
+        "disk": size(chosen.nbytes(frames)),
+        "memory": size(4 * chosen.cases_per_batch * chosen.members_per_batch * chosen.lead * _frame_bytes(frames)),
+    }

@@ -1,0 +1,346 @@
+"""Train a forecaster: flow.zarr in, run folder out.
+
+A run is a pure function of its configuration, the dataset and the number of threads: stopped at any moment (SIGKILL
+included) and resumed, it ends with the same weights, to the bit, as if it had never stopped. To resume, run the
+same command again with `--resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbm import dataset as store
+from lbm.console import Stop, progress, say, size
+from lbm.errors import DataError, UsageError
+from rvdflow import checkpoint
+from rvdflow.device import choose_device, choose_threads
+from rvdflow.noise import torch_generator
+from rvdflow.optimise import Optimiser
+from rvdflow.runlog import RunLog
+from rvdflow.train_config import RunConfig
+from rvdflow.windows import (
+    Frames,
+    Normalisation,
+    Windows,
+    clips,
+    fit_normalisation,
+    frame_variables,
+    split_trajectories,
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from. `identity` goes into the checkpoint, so that a forecast can refuse other data."""
+
+    training: Windows
+    validation: Windows | None
+    normalisation: Normalisation
+    identity: dict[str, Any]
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        return self.training.frames.frame_shape
+
+
+def load_data(path: Path, config: RunConfig, normalisation: Normalisation | None = None) -> Data:
+    """Open a dataset for training; the normalisation is fitted on its training runs unless one is given."""
+    opened = store.open_dataset(path, chunks=None)
+    variables = config.train.variables or frame_variables(opened)
+    if not variables:
+        raise DataError(f"{path} holds no frames (trajectory, time, y, x) to learn from")
+    frames = Frames(opened, variables)
+    runs = split_trajectories(opened, "train")
+    if normalisation is None:
+        normalisation = fit_normalisation(frames, runs, config.model.normalisation)
+    length = config.model.clip_frames
+    validation_runs = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
+    return Data(
+        training=Windows(frames, runs, length, normalisation),
+        validation=Windows(frames, validation_runs, length, normalisation) if validation_runs else None,
+        normalisation=normalisation,
+        identity=data_identity(opened, frames) | {"sha256": store.digest(path)},
+    )
+
+
+def data_identity(opened: Any, frames: Frames) -> dict[str, Any]:
+    """What data must have in common to be forecast by the same network."""
+    return {
+        "variables": list(frames.variables),
+        "frame_size": [frames.height, frames.width],
+        "frame_interval": opened.attrs.get("frame_interval"),
+    }
+
+
+def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> torch.nn.Module:
+    """The network of `config` with initial weights from its seed; torch's global generator is left alone."""
+    from rvdflow.model import ResidualVideoDiffusion
+
+    channels, height, width = frame_shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return ResidualVideoDiffusion(config.model, channels=channels, height=height, width=width)
+
+
+class Run:
+    """A training run under way: data, optimiser, log and folder, with what is needed to save and go on."""
+
+    def __init__(self, data: Path, folder: Path, config: RunConfig, *, device: torch.device, threads: int):
+        self.folder, self.config, self.threads = folder, config, threads
+        newest = checkpoint.newest_step(folder)
+        saved = checkpoint.read(newest) if newest else None
+        normalisation = Normalisation.from_json(saved.meta["normalisation"]) if saved else None
+        self.data = load_data(data, config, normalisation)
+        self.optimiser = Optimiser(build_model(config, self.data.frame_shape), config.train, device)
+        self.sums: dict[str, float] = {}
+        if saved:
+            self._restore(saved)
+        self.log = RunLog(folder, keep_until=self.optimiser.step)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        was, now = saved.meta["data"]["sha256"], self.data.identity["sha256"]
+        if was != now:
+            raise DataError(f"{saved.path} was trained on a dataset with SHA-256 {was[:12]}..., this one has {now[:12]}...")
+        self.optimiser.restore(saved.meta["optimiser"], saved.state)
+        self.sums = saved.meta["sums"]
+
+    def meta(self) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "normalisation": self.data.normalisation.to_json(),
+            "data": self.data.identity,
+            "threads": self.threads,
+            "device": self.optimiser.device.type,
+            "software": store.provenance("torch"),
+        }
+
+    def save(self) -> Path:
+        numbers, tensors = self.optimiser.state()
+        meta = {**self.meta(), "optimiser": numbers, "sums": self.sums}
+        return checkpoint.save_step(self.folder, self.optimiser.step, meta, tensors)
+
+    def save_final(self, scores: dict[str, float]) -> Path:
+        path = self.folder / "checkpoints" / "final.pt"
+        meta = {**self.meta(), "optimiser": self.optimiser.state()[0], **scores}
+        digest = checkpoint.write(path, meta, {"weights": self.optimiser.average.state_dict()})
+        checkpoint.point_latest(self.folder, path, digest)
+        return path
+
+    def validate(self) -> dict[str, float]:
+        """Loss of the averaged weights on fixed clips of the validation runs; empty without such runs."""
+        windows, train = self.data.validation, self.config.train
+        if windows is None:
+            return {}
+        count = min(train.validation_clips, len(windows))
+        chosen = [round(k * (len(windows) - 1) / max(1, count - 1)) for k in range(count)]
+        total, device = 0.0, self.optimiser.device
+        for first in range(0, count, train.batch_size):
+            part = chosen[first : first + train.batch_size]
+            generator = torch_generator(train.seed, "validation", first, device=device)
+            with torch.no_grad():
+                model: Any = self.optimiser.average
+                losses = model.loss(windows.clip(part).to(device), step=self.optimiser.step, generator=generator)
+            total += float(losses["loss"]) * len(part)
+        return {"validation_loss": total / count}
+
+    def record(self, values: dict[str, float], seconds: float) -> str:
+        """Add one step to the log's running sums, write a line when one is due; returns a note on the loss."""
+        train, step = self.config.train, self.optimiser.step
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.sums["count"] = self.sums.get("count", 0.0) + 1
+        row: dict[str, Any] = {}
+        if step % train.log_every == 0 or step == train.steps:
+            count = self.sums.pop("count")
+            row = {name: total / count for name, total in self.sums.items()}
+            row["learning_rate"] = values["learning_rate"]
+            self.sums = {}
+        if step == train.steps or (train.validate_every and step % train.validate_every == 0):
+            row |= self.validate()
+        if row:
+            row |= {"step": step, "samples": step * train.batch_size, "skipped": self.optimiser.skipped}
+            self.log.write(row | {"seconds": round(self.log.seconds + seconds, 3)})
+        return f"loss {values['loss']:.3f}" + (f", {self.optimiser.skipped} skipped" if self.optimiser.skipped else "")
+
+
+def train(
+    data: Path,
+    folder: Path,
+    config: RunConfig | None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    on_step: Callable[[Run], None] | None = None,
+) -> Path:
+    """Train as `config` says on the training runs of the store `data`; returns the final checkpoint in `folder`.
+
+    `config` may be None when resuming. `on_step` is called after each step. Raises UsageError (output exists,
+    contradicting configuration), DataError (unfit dataset or damaged checkpoint), NumericalError (loss not finite),
+    SystemExit 130 or 143 after a signal, once the state is saved.
+    """
+    chosen_device, threads = choose_device(device), choose_threads(threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = store.store.Lock(folder)
+    lock.acquire()
+    try:
+        return _train(data, folder, config, chosen_device, threads, resume, overwrite, quiet, on_step)
+    finally:
+        lock.release()
+
+
+def _train(
+    data: Path,
+    folder: Path,
+    config: RunConfig | None,
+    device: torch.device,
+    threads: int,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    on_step: Callable[[Run], None] | None,
+) -> Path:
+    config = prepare_folder(folder, data, config, resume=resume, overwrite=overwrite)
+    final = folder / "checkpoints" / "final.pt"
+    if resume and final.is_file():
+        checkpoint.read(final)
+        say(f"{folder}: training is complete already", quiet=quiet)
+        return final
+    run = Run(data, folder, config, device=device, threads=threads)
+    say(f"training windows: {run.data.training.describe()}", quiet=quiet)
+    if run.optimiser.step:
+        say(f"resuming {folder} after step {run.optimiser.step}", quiet=quiet)
+    with Stop() as stop:
+        _loop(run, stop, quiet, on_step)
+        scores = finish(run)
+        if stop.requested:  # all steps are done and saved: a resume repeats only this last part
+            stop.exit()
+        return run.save_final(scores)
+
+
+def _loop(run: Run, stop: Stop, quiet: bool, on_step: Callable[[Run], None] | None) -> None:
+    train, optimiser = run.config.train, run.optimiser
+    began, first = time.monotonic(), optimiser.step
+    batches = clips(run.data.training, train.batch_size, seed=train.seed, first=first, last=train.steps)
+    label = f"train {run.folder.name}"
+    with progress(train.steps, label, unit="steps", quiet=quiet, done=first) as bar:
+        for clip in batches:
+            values = optimiser.advance(clip)
+            note = run.record(values, time.monotonic() - began)
+            if stop.requested or optimiser.step % train.checkpoint_every == 0 or optimiser.step == train.steps:
+                run.save()
+            if on_step is not None:
+                on_step(run)
+            if stop.requested:
+                stop.exit()
+            bar.advance(1, note)
+
+
+def finish(run: Run) -> dict[str, float]:
+    """Whatever the configuration wants done to the averaged weights after the last step; returns final scores."""
+    return run.validate()
+
+
+# ------------------------------------------------------------------ the run folder
+
+
+def prepare_folder(
+    folder: Path, data: Path, config: RunConfig | None, *, resume: bool, overwrite: bool
+) -> RunConfig:
+    """Make (or reopen) a run folder and write its config.json; returns the configuration that holds.
+
+    Never deletes anything but a run's own files, and those only with `overwrite`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: name another folder with -o")
+    stored = read_config(folder) if (folder / "config.json").is_file() else None
+    if resume:
+        if not folder.exists():
+            raise DataError(f"{folder}: nothing to resume there; leave out --resume to start")
+        return _agreed(folder, stored, config) if stored else _begin(folder, data, config)
+    if stored is None and folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and is not a run folder: name another one with -o")
+    if stored is not None and not overwrite:
+        raise UsageError(f"{folder} holds a run already: go on with --resume, or replace it with --overwrite")
+    return _begin(folder, data, config)
+
+
+def _begin(folder: Path, data: Path, config: RunConfig | None) -> RunConfig:
+    if config is None:
+        raise UsageError(f"{folder} holds no configuration yet: leave out --resume to start")
+    checkpoints = folder / "checkpoints"
+    (folder / "config.json").unlink(missing_ok=True)  # first: what is left of an old run must not look like one
+    for pattern in ("*.pt", "*.pt.sha256", "*.tmp"):
+        for old in checkpoints.glob(pattern):
+            old.unlink()
+    for name in ("log.csv", "log.jsonl", "latest"):
+        (folder / name).unlink(missing_ok=True)
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"config": config.model_dump(mode="json"), "data": str(data)}, indent=2)
+    checkpoint.replace_file(folder / "config.json", text.encode())
+    return config
+
+
+def _agreed(folder: Path, stored: RunConfig, config: RunConfig | None) -> RunConfig:
+    if config is not None and config != stored:
+        differing = differences(stored.model_dump(), config.model_dump())
+        raise UsageError(f"{folder} was begun with other settings ({'; '.join(differing[:3])}): leave them out to resume")
+    return stored
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings in which two configurations differ, as `key: old, now new`."""
+    found: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a}, now {b}")
+    return found
+
+
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of a run folder. DataError when its config.json is damaged."""
+    path = folder / "config.json"
+    try:
+        return RunConfig.model_validate(json.loads(path.read_text())["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        line = " ".join(str(error).split())[:160]
+        raise DataError(f"{path}: not the configuration of a run ({line})") from error
+
+
+def next_run_folder(preset: str, root: Path = Path("runs")) -> Path:
+    """runs/<preset>-<n> with the smallest n that is free."""
+    n = 1
+    while (root / f"{preset}-{n}").exists():
+        n += 1
+    return root / f"{preset}-{n}"
+
+
+def estimate(data: Path, config: RunConfig) -> dict[str, Any]:
+    """Size and cost of a run before it is begun: windows, parameters, memory, disk, and time from one short step."""
+    loaded = load_data(data, config)
+    model = build_model(config, loaded.frame_shape)
+    parameters = sum(p.numel() for p in model.parameters())
+    optimiser = Optimiser(model, config.train, torch.device("cpu"))
+    began = time.monotonic()
+    optimiser.advance(loaded.training.clip([0]))
+    seconds = (time.monotonic() - began) * config.train.batch_size * config.train.steps
+    return {
+        "windows": loaded.training.describe(),
+        "parameters": parameters,
+        "memory": size(4 * 5 * parameters + (loaded.training.nbytes if loaded.training.in_memory else 0)),
+        "disk": size(3 * 16 * parameters),
+        "hours_on_this_cpu_at_most": round(seconds / 3600, 2),
+    }
