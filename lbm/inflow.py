@@ -1,0 +1,69 @@
+"""The inlet velocity of each tick: smooth ramp, symmetry-breaking pulse, Ornstein-Uhlenbeck noise.
+
+    u(t) = U r(t) (1 + sigma_u n_u(t))        v(t) = U r(t) (sigma_v n_v(t) + pulse(t))
+
+n are independent stationary Ornstein-Uhlenbeck processes of unit variance and one correlation time. Their normals come
+from Philox keyed by (seed, trajectory) in blocks numbered by tick, so that no generator state has to be kept.
+"""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lbm import kernels
+
+if TYPE_CHECKING:
+    from lbm.flow import FlowParameters
+
+BLOCK = 4096  # ticks whose normals are drawn together
+PURPOSE = {"start": 0, "noise": 1}
+
+
+def generator(seed: int, trajectory: int, purpose: str, block: int = 0) -> np.random.Generator:
+    """Independent stream of random numbers for a (seed, trajectory, purpose, block)."""
+    key, counter = np.array([seed, trajectory], np.uint64), np.array([0, block, PURPOSE[purpose], 0], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class Inflow:
+    """Inlet velocities of a flow; `noise` (2,) is the process' present value and the only state."""
+
+    def __init__(self, p: "FlowParameters"):
+        self.p = p
+        rng = generator(p.seed, p.trajectory, "start")
+        self.noise = rng.standard_normal(2)  # stationary from the first tick
+        self.pulse_height = 0.0 if p.obstacle == "none" else rng.choice([-1, 1]) * rng.uniform(0.2, 0.4)
+        self.pulse_start = rng.uniform(0.3, 0.9) * p.ramp_ticks
+        self.pulse_length = 5 * p.diameter / p.inflow_velocity  # about a shedding period
+        self._block, self._normals = -1, np.empty((0, 2))
+
+    def next(self, tick: int, ticks: int) -> np.ndarray:
+        """Velocities (ticks, 2) from tick `tick` on, advancing the noise; call with consecutive ticks."""
+        p, t = self.p, np.arange(tick, tick + ticks) + 0.5
+        # polynomials: numpy's vector sine need not give the same bits at every position of an array
+        s = np.minimum(t / max(p.ramp_ticks, 1), 1)
+        scale = p.inflow_velocity * (s * s * (3 - 2 * s))
+        s = np.clip((t - self.pulse_start) / self.pulse_length, 0, 1)
+        pulse = self.pulse_height * (16 * s * s * (1 - s) * (1 - s))
+        noise = self._noise(tick, ticks)
+        u = scale * (1 + p.noise_streamwise * noise[:, 0])
+        return np.stack([u, scale * (p.noise_transverse * noise[:, 1] + pulse)], axis=1)
+
+    def _noise(self, tick: int, ticks: int) -> np.ndarray:
+        path = np.zeros((ticks, 2))
+        if self.p.noise_streamwise == 0 and self.p.noise_transverse == 0:
+            return path
+        done = 0
+        while done < ticks:
+            block, first = divmod(tick + done, BLOCK)
+            if block != self._block:
+                self._normals = generator(self.p.seed, self.p.trajectory, "noise", block).standard_normal((BLOCK, 2))
+                self._block = block
+            n = min(BLOCK - first, ticks - done)
+            decay = math.exp(-1 / self.p.noise_time)
+            kernels.ornstein_uhlenbeck(
+                self.noise, self._normals[first : first + n], decay, path[done : done + n]
+            )
+            done += n
+        return path

@@ -1,0 +1,297 @@
+"""Every jitted function of the solver, in physical order: collision, rows, sweep, frames, inflow noise.
+
+**AA pattern** (Bailey et al. 2009, doi:10.1109/ICPP.2009.38): one array, updated in place. An even tick reads
+population q of a cell from its own slot and leaves the result of population q in slot -c_q; an odd tick reads q from
+slot -c_q of the neighbour at x - c_q and leaves it in slot q of the neighbour at x + c_q, where the next even tick
+expects it. A cell reads and writes the same nine slots, which no other cell touches in that tick.
+So an odd row can follow as soon as the even rows on both its sides are done: **one sweep makes two ticks**.
+
+Populations are stored as deviations from the lattice weights (single precision needs it). Indices are unsigned:
+with signed ones numba guards against negative wrap-around, and the loop does not become vector code (7 times slower).
+fastmath is limited to contraction (fused multiply-add), reciprocal division and signless zeros: nothing here needs
+re-association, and the flags which assume that no NaN exists would hide a divergence.
+Kernels that call each other stay in this file, since numba's cache does not see edits elsewhere.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+FLAGS = {"contract", "arcp", "nsz"}
+OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FLAGS}
+NOISE_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True}
+U = np.uint64
+
+
+@njit(inline="always")
+def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, sv, sb, sq, one, half, third, quarter):
+    """Hermite-consistent multiple relaxation times: nine deviations before, nine after.
+
+    Second moments T = Pxx + Pyy (rate sb), N = Pxx - Pyy and P = Pxy (rate sv), third moments at sq, and the fourth
+    *Hermite* moment at rate 1: R = R_eq + (T - T_eq)/3 after the collision of T. Relaxing the raw fourth moment
+    instead is unstable as soon as sb differs from sv.
+    """
+    p1 = f1 + f3
+    m1 = f1 - f3
+    p2 = f2 + f4
+    m2 = f2 - f4
+    p5 = f5 + f7
+    m5 = f5 - f7
+    p6 = f6 + f8
+    m6 = f6 - f8
+    r = p5 + p6
+    drho = f0 + p1 + p2 + r
+    jx = m1 + m5 - m6
+    jy = m2 + m5 + m6
+    inverse = one / (one + drho)
+    ux = jx * inverse
+    uy = jy * inverse
+    qx = jx * ux
+    qy = jy * uy
+    pressure = third * drho
+    t = p1 + p2 + r + r
+    n = p1 - p2
+    p = p5 - p6
+    xxy = m5 + m6
+    xyy = m5 - m6
+    excess = t - (pressure + pressure + qx + qy)
+    t = t - sb * excess
+    n = n + sv * (qx - qy - n)
+    p = p + sv * (jx * uy - p)
+    xxy = xxy + sq * (jy * (third + ux * ux) - xxy)
+    xyy = xyy + sq * (jx * (third + uy * uy) - xyy)
+    r = third * (pressure + qx + qy + excess - sb * excess) + qx * uy * uy
+    a = half * (half * (t + n) - r)
+    b = half * (jx - xyy)
+    c = half * (half * (t - n) - r)
+    d = half * (jy - xxy)
+    e = quarter * (r + p)
+    g = quarter * (xxy + xyy)
+    h = quarter * (r - p)
+    k = quarter * (xxy - xyy)
+    return drho - t + r, a + b, c + d, a - b, c - d, e + g, h + k, e - g, h - k
+
+
+@njit(inline="always")
+def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, sv, sb, sq):
+    """Collide `length` cells; population q starts at flat index a_q, its result goes where -c_q came from."""
+    real = f.dtype.type
+    one, half, third, quarter = real(1), real(0.5), real(1 / 3), real(0.25)
+    for j in range(length):
+        g0, g1, g2, g3, g4, g5, g6, g7, g8 = collide(
+            f[a0 + j], f[a1 + j], f[a2 + j], f[a3 + j], f[a4 + j], f[a5 + j], f[a6 + j], f[a7 + j], f[a8 + j],
+            sv, sb, sq, one, half, third, quarter,
+        )  # fmt: skip
+        f[a0 + j] = g0
+        f[a3 + j] = g1
+        f[a4 + j] = g2
+        f[a1 + j] = g3
+        f[a2 + j] = g4
+        f[a7 + j] = g5
+        f[a8 + j] = g6
+        f[a5 + j] = g7
+        f[a6 + j] = g8
+
+
+@njit(**OPTIONS)
+def even_row(f, g, y, rates):
+    """Even tick of the fluid cells of row y: every population in its own slot."""
+    n = g.plane
+    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
+        i = g.segments[k, 0]
+        collide_segment(
+            f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
+            i + U(8) * n, g.segments[k, 1], rates[0], rates[1], rates[2],
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def odd_row(f, g, y, rates):
+    """Odd tick of row y: population q from slot -c_q of the cell it comes from."""
+    n, s = g.plane, g.stride
+    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
+        i = g.segments[k, 0]
+        collide_segment(
+            f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
+            i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
+            g.segments[k, 1], rates[0], rates[1], rates[2],
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def follow_links(f, g, y, parity, u, v):
+    """Boundary links whose source lies in row y, after that row's collision; parity 0 is an even tick."""
+    target, source = U(2) * parity, U(2) * parity + U(1)
+    for k in range(g.link_start[y], g.link_start[y + U(1)]):
+        f[g.links[k, target]] = f[g.links[k, source]] + (g.pushes[k, 0] * u + g.pushes[k, 1] * v)
+
+
+@njit(**OPTIONS)
+def outlet_absorption(f, g, outlet, held):
+    """What the outlet's plane sound wave and mean pressure ask for, held for two ticks (even layout).
+
+    A convective outlet, d_t f + U d_x f = 0, lets eddies go but throws back a fifth of a sound wave, which leaves at
+    U + c_s. Averaged over the outlet an eddy vanishes and a plane wave remains: c_s times the mean gradient, applied to
+    the mean, makes it leave at its own speed. held: (a_3, a_6 = a_7), with a weak pull of the mean density to 1.
+    """
+    n = g.plane
+    axis, diagonal, density = 0.0, 0.0, 0.0
+    for y in range(U(1), U(g.ny + 1)):
+        i = y * g.stride + g.lead + U(g.nx - 1)
+        b = i - U(1)
+        axis += f[b + U(3) * n] - f[i + U(3) * n]
+        diagonal += f[b + U(6) * n] + f[b + U(7) * n] - f[i + U(6) * n] - f[i + U(7) * n]
+        for q in range(U(9)):
+            density += f[i + q * n]
+    sound, relaxation = outlet[1] / g.ny, outlet[2] / g.ny
+    held[0] = sound * axis - relaxation / 9 * density
+    held[1] = sound * diagonal / 2 - relaxation / 36 * density
+
+
+@njit(inline="always")
+def outlet_row(f, g, y, parity, speed):
+    """Populations 3, 6, 7 for the last cell of row y, convected from its neighbour (before the row's collision)."""
+    n, s = g.plane, g.stride
+    i = y * s + g.lead + U(g.nx - 1)
+    if parity == 0:
+        a3, a6, a7 = i + U(3) * n, i + U(6) * n, i + U(7) * n
+    else:
+        a3, a6, a7 = i + n + U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1)
+    one = U(1)
+    return (
+        f[a3] + speed * (f[a3 - one] - f[a3]),
+        f[a6] + speed * (f[a6 - one] - f[a6]),
+        f[a7] + speed * (f[a7 - one] - f[a7]),
+    )
+
+
+@njit(**OPTIONS)
+def set_outlet(f, g, y, parity, out3, out6, out7):
+    """Leave the outlet's populations where the next tick of either layout looks for them."""
+    n, s = g.plane, g.stride
+    i = y * s + g.lead + U(g.nx - 1)
+    if parity == 0:
+        f[i + n + U(1)] = out3
+        f[i + U(8) * n - s + U(1)] = out6
+        f[i + U(5) * n + s + U(1)] = out7
+    else:
+        f[i + U(3) * n] = out3
+        f[i + U(6) * n] = out6
+        f[i + U(7) * n] = out7
+
+
+@njit(**OPTIONS)
+def advance(f, held, g, rates, outlet, inflow, tick):
+    """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls.
+
+    f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates: (s_v, s_b, s_q);
+    outlet: (convection speed, speed of sound, pressure relaxation); inflow: (ticks, 2) inlet velocity of each tick.
+    Odd rows 1 and ny come last, when the rows across a periodic side are done.
+    """
+    real, ny = f.dtype.type, g.ny
+    done, ticks = 0, inflow.shape[0]
+    while done < ticks:
+        with_even = (tick + done) % 2 == 0
+        with_odd = not with_even or done + 1 < ticks
+        now, later = done, done + 1 if with_even else done
+        if with_even and g.outlet:
+            outlet_absorption(f, g, outlet, held)
+        held3, held6 = real(held[0]), real(held[1])
+        for step in range(1, ny + 3):
+            if with_even and step <= ny:
+                y, out3, out6, out7 = U(step), real(0), real(0), real(0)
+                if g.outlet:
+                    out3, out6, out7 = outlet_row(f, g, y, U(0), outlet[0])
+                even_row(f, g, y, rates)
+                follow_links(f, g, y, U(0), inflow[now, 0], inflow[now, 1])
+                if g.outlet:
+                    set_outlet(f, g, y, U(0), out3 + held3, out6 + held6, out7 + held6)
+            if with_odd and step >= 3:
+                y, out3, out6, out7 = U(step - 1), real(0), real(0), real(0)
+                if step == ny + 1:
+                    y = U(1)
+                elif step == ny + 2:
+                    y = U(ny)
+                if g.outlet:
+                    out3, out6, out7 = outlet_row(f, g, y, U(1), outlet[0])
+                odd_row(f, g, y, rates)
+                follow_links(f, g, y, U(1), inflow[later, 0], inflow[later, 1])
+                if g.outlet:
+                    set_outlet(f, g, y, U(1), out3 + held3, out6 + held6, out7 + held6)
+        done = later + 1 if with_odd else done + 1
+
+
+@njit(**OPTIONS)
+def moments(f, g, offsets, solid, out):
+    """Density and velocity of every cell into out (3, ny, nx); 1 and 0 inside obstacles.
+
+    offsets: (9,) where population q of a cell sits from its own slot 0, which depends on the tick's parity.
+    """
+    real = f.dtype.type
+    one = real(1)
+    o1, o2, o3, o4 = offsets[1], offsets[2], offsets[3], offsets[4]
+    o5, o6, o7, o8 = offsets[5], offsets[6], offsets[7], offsets[8]
+    for y in range(U(g.ny)):
+        i = (y + U(1)) * g.stride + g.lead
+        for x in range(U(g.nx)):
+            j = i + x
+            east, west = f[j + o1] + (f[j + o5] + f[j + o8]), f[j + o3] + (f[j + o6] + f[j + o7])
+            north, south = f[j + o2] + (f[j + o5] + f[j + o6]), f[j + o4] + (f[j + o7] + f[j + o8])
+            drho = f[j] + (east + west) + (f[j + o2] + f[j + o4])
+            fluid = one - real(solid[y, x])
+            inverse = fluid / (one + drho)
+            out[0, y, x] = one + fluid * drho
+            out[1, y, x] = (east - west) * inverse
+            out[2, y, x] = (north - south) * inverse
+
+
+@njit(**OPTIONS)
+def vorticity(u, v, solid, wrap_x, wrap_y, out):
+    """d_x v - d_y u by central differences into out (ny, nx); 0 inside obstacles, where the velocity is 0.
+
+    Ends of the channel: one-sided, unless wrap_x. Sides: wrapped, or the mirror image of free slip, d_y u = 0 there.
+    """
+    real = u.dtype.type
+    ny, nx = u.shape
+    half, one = real(0.5), real(1)
+    for y in range(ny):
+        up, down = min(y + 1, ny - 1), max(y - 1, 0)
+        if wrap_y:
+            up, down = (y + 1) % ny, (y - 1) % ny
+        for x in range(1, nx - 1):
+            out[y, x] = half * (v[y, x + 1] - v[y, x - 1] - u[up, x] + u[down, x])
+        first, last = v[y, 1] - v[y, 0], v[y, nx - 1] - v[y, nx - 2]
+        if wrap_x:
+            first, last = half * (v[y, 1] - v[y, nx - 1]), half * (v[y, 0] - v[y, nx - 2])
+        out[y, 0] = first - half * (u[up, 0] - u[down, 0])
+        out[y, nx - 1] = last - half * (u[up, nx - 1] - u[down, nx - 1])
+        for x in range(nx):
+            out[y, x] *= one - real(solid[y, x])
+
+
+@njit(**OPTIONS)
+def box_mean(field, out):
+    """Mean over the boxes of `field` that make the coarser `out`; sums in double precision."""
+    by, bx = field.shape[0] // out.shape[0], field.shape[1] // out.shape[1]
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            total = 0.0
+            for j in range(y * by, y * by + by):
+                for i in range(x * bx, x * bx + bx):
+                    total += field[j, i]
+            out[y, x] = total / (by * bx)
+
+
+@njit(**NOISE_OPTIONS)
+def ornstein_uhlenbeck(state, normals, decay, out):
+    """Unit-variance Ornstein-Uhlenbeck path, exact at each tick: n <- decay n + sqrt(1 - decay^2) xi.
+
+    state: (2,) value before the first tick, replaced by the last; normals, out: (ticks, 2).
+    """
+    kick = math.sqrt(1 - decay * decay)
+    for t in range(normals.shape[0]):
+        for c in range(2):
+            state[c] = decay * state[c] + kick * normals[t, c]
+            out[t, c] = state[c]

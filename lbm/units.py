@@ -1,0 +1,62 @@
+"""Lattice units: what turns physical numbers into relaxation rates, and back.
+
+Viscosities follow the two-dimensional traceless convention (`design`: sigma = rho nu (d_a u_b + d_b u_a -
+delta div u) + rho nu_b delta div u): nu = (1/s_v - 1/2)/3 and nu_b = (1/s_b - 1/2)/3, so that BGK has
+nu_b = nu and a plane sound wave of wave number k decays as exp(-(nu + nu_b) k^2 t / 2). With Stokes'
+three-dimensional convention the bulk viscosity is nu_b - nu/3.
+"""
+
+from lbm.lattice import SOUND_SPEED, SOUND_SPEED_SQUARED
+
+LAMBDA = 0.25  # (1/s_v - 1/2)(1/s_q - 1/2): 1/4 is the most stable, 3/16 puts half-way walls exactly
+
+
+def relaxation_time(viscosity: float) -> float:
+    """Relaxation time tau = 1/s of a second moment, in ticks, for a shear or bulk viscosity."""
+    return viscosity / SOUND_SPEED_SQUARED + 0.5
+
+
+def viscosity_of(tau: float) -> float:
+    """Shear or bulk viscosity of a relaxation time tau (ticks): the inverse of `relaxation_time`."""
+    return (tau - 0.5) * SOUND_SPEED_SQUARED
+
+
+def relaxation_rates(
+    viscosity: float, bulk_viscosity: float, lambda_: float = LAMBDA
+) -> tuple[float, float, float]:
+    """Rates (shear s_v, bulk s_b, third order s_q), per tick; the fourth order always relaxes at rate 1."""
+    tau = relaxation_time(viscosity)
+    return 1 / tau, 1 / relaxation_time(bulk_viscosity), 1 / (0.5 + lambda_ / (tau - 0.5))
+
+
+def reynolds(inflow_velocity: float, length: float, viscosity: float) -> float:
+    """Reynolds number U L / nu."""
+    return inflow_velocity * length / viscosity
+
+
+def viscosity_for(reynolds_number: float, inflow_velocity: float, length: float) -> float:
+    """Viscosity that gives a Reynolds number at inflow velocity U and length L."""
+    return inflow_velocity * length / reynolds_number
+
+
+def mach(velocity: float) -> float:
+    """Mach number of a speed in cells per tick."""
+    return velocity / SOUND_SPEED
+
+
+def strouhal(reynolds_number: float) -> float:
+    """Strouhal number f D / U of an unconfined circular cylinder, NaN below the onset of shedding.
+
+    Williamson (1988), Phys. Fluids 31, 2742: St = -3.3265/Re + 0.1816 + 1.6e-4 Re for 49 < Re < 178. Above
+    that the flow of a real cylinder is three-dimensional; two-dimensional simulations level off, so St is held
+    between its value at 178 and 0.21.
+    """
+    if reynolds_number < 49:
+        return float("nan")
+    laminar = -3.3265 / reynolds_number + 0.1816 + 1.6e-4 * min(reynolds_number, 178)
+    return min(laminar, 0.21)
+
+
+def shedding_period(reynolds_number: float, inflow_velocity: float, diameter: float) -> float:
+    """Estimated vortex shedding period of a cylinder in ticks (both vortices), NaN where nothing sheds."""
+    return diameter / (strouhal(reynolds_number) * inflow_velocity)
