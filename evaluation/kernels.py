@@ -1,0 +1,288 @@
+"""Pointwise ensemble statistics in one pass: sort the members of a tile of points, then add up.
+
+For one point with members x_1..x_M, their order statistics x_(1) <= ... <= x_(M) and the truth y
+
+    E = mean_m |x_m - y|        G = sum_m (2m - 1 - M) x_(m) = 1/2 sum_m sum_n |x_m - x_n|
+    classical CRPS = E - G / M^2          fair CRPS = E - G / (M (M - 1))
+
+so that sorting turns the double sum into a single one. A tile holds `LANES` neighbouring points as rows of one
+member each, small enough for the first-level cache; Batcher's odd-even merge network, a list of row pairs made at
+run time for any M, sorts all of its points at once with vector minima and maxima. Code is compiled per element
+type, not per M, and kept on disk.
+
+Vector minima and maxima lose NaNs, so E is added up before sorting: a NaN shows there, and its point is scored
+again one member at a time. (`fastmath` would let the compiler assume that there are none: it stays off, and would
+gain nothing measurable, since no sum runs across lanes.)
+
+Kernels release the GIL and start no threads of their own: numba's parallel runtimes either abort when two Python
+threads enter them (workqueue) or do not survive fork (OpenMP). `evaluation.pointwise` brings the threads.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import types
+from numba.extending import overload
+
+LANES = 128
+"""Points in a tile. The loops below take their length from the row, on purpose: told the number, the compiler
+unrolls the compare-exchange completely and makes it up to four times slower."""
+
+MOST_MEMBERS_8BIT = 4096
+"""Up to here the sums of 8-bit values fit 32 bits: sum |2m - 1 - M| * 255 < 2^31."""
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
+    except RuntimeError:  # no folder to cache in can be written
+        return numba.njit(function, nogil=True, error_model="numpy")
+
+
+@lru_cache(maxsize=64)
+def sorting_network(members: int) -> tuple[np.ndarray, np.ndarray]:
+    """Comparators of Batcher's odd-even merge sort (Knuth, TAOCP 3, algorithm 5.2.2M): two int64 index arrays."""
+    low: list[np.ndarray] = []
+    high: list[np.ndarray] = []
+    block = 1
+    while block < members:
+        step = block
+        while step >= 1:
+            i = np.arange(members - step)
+            i = i[(i >= step % block) & ((i - step % block) % (2 * step) < step)]
+            i = i[i // (2 * block) == (i + step) // (2 * block)]
+            low.append(i)
+            high.append(i + step)
+            step //= 2
+        block *= 2
+    empty = np.empty(0, np.int64)
+    return np.concatenate([empty, *low]), np.concatenate([empty, *high])
+
+
+def _wide(x):  # type: ignore[no-untyped-def]
+    """The type that sums are kept in: int32 for integers (numba would take 64 bits), float64 for floats."""
+    raise NotImplementedError
+
+
+@overload(_wide)
+def _wide_overload(x):  # type: ignore[no-untyped-def]
+    if isinstance(x, types.Integer):
+        return lambda x: np.int32(x)
+    return lambda x: np.float64(x)
+
+
+@_jit
+def _compare_exchange(low, high):  # type: ignore[no-untyped-def]
+    for lane in range(len(low)):
+        x, y = low[lane], high[lane]
+        low[lane] = min(x, y)
+        high[lane] = max(x, y)
+
+
+@_jit
+def _sort(tile, low, high):  # type: ignore[no-untyped-def]
+    for c in range(len(low)):
+        _compare_exchange(tile[low[c]], tile[high[c]])
+
+
+@_jit
+def _load(forecast, tile, start, width):  # type: ignore[no-untyped-def]
+    """Copy points start..start+width of forecast (outer, member, inner) into the rows of the tile."""
+    members, inner = forecast.shape[1], forecast.shape[2]
+    lane = 0
+    while lane < width:
+        a, k = divmod(start + lane, inner)
+        run = min(width - lane, inner - k)
+        if inner == 1:
+            run = width
+            for i in range(width):
+                source = forecast[a + i, :, 0]
+                for m in range(members):
+                    tile[m, i] = source[m]
+        else:
+            for m in range(members):
+                row, source = tile[m, lane : lane + run], forecast[a, m, k : k + run]
+                for i in range(run):
+                    row[i] = source[i]
+        lane += run
+
+
+@_jit
+def _absolute_errors(tile, y, error):  # type: ignore[no-untyped-def]
+    """Per lane: sum_m |x_m - y|."""
+    error[:] = 0
+    for m in range(tile.shape[0]):
+        row = tile[m]
+        for lane in range(len(row)):
+            error[lane] = _wide(error[lane] + _wide(abs(_wide(_wide(row[lane]) - y[lane]))))
+
+
+@_jit
+def _half_gini(tile, spread):  # type: ignore[no-untyped-def]
+    """Per lane of a sorted tile: G. Weights that sum to zero allow for taking x relative to the median."""
+    members = tile.shape[0]
+    centre = tile[members // 2]
+    spread[:] = 0
+    for m in range(members):
+        row = tile[m]
+        weight = _wide(2 * m + 1 - members)
+        for lane in range(len(row)):
+            e = _wide(_wide(row[lane]) - _wide(centre[lane]))
+            spread[lane] = _wide(spread[lane] + _wide(weight * e))
+
+
+@_jit
+def _moments(tile, first, second):  # type: ignore[no-untyped-def]
+    """Per lane: sums of e and e^2, where e is taken relative to a member.
+
+    A member is at most sqrt(M) standard deviations from the mean, so that the one-pass variance cannot cancel
+    however far the values are from zero.
+    """
+    members = tile.shape[0]
+    centre = tile[members // 2]
+    first[:] = 0
+    second[:] = 0
+    for m in range(members):
+        row = tile[m]
+        for lane in range(len(row)):
+            e = _wide(_wide(row[lane]) - _wide(centre[lane]))
+            first[lane] = _wide(first[lane] + e)
+            second[lane] = _wide(second[lane] + _wide(e * e))
+
+
+@_jit
+def _count(tile, y, below, ties):  # type: ignore[no-untyped-def]
+    """Per lane: how many members are less than the truth, and how many equal it."""
+    below[:] = 0
+    ties[:] = 0
+    for m in range(tile.shape[0]):
+        row = tile[m]
+        for lane in range(len(row)):
+            x = _wide(row[lane])
+            below[lane] += np.int32(x < y[lane])
+            ties[lane] += np.int32(x == y[lane])
+
+
+@_jit
+def _members_present(forecast, n, scratch):  # type: ignore[no-untyped-def]
+    """Gather the members of point n that are not NaN into scratch, sorted; their number."""
+    a, k = divmod(n, forecast.shape[2])
+    present = 0
+    for m in range(forecast.shape[1]):
+        x = np.float64(forecast[a, m, k])
+        if x == x:
+            i = present
+            while i > 0 and scratch[i - 1] > x:
+                scratch[i] = scratch[i - 1]
+                i -= 1
+            scratch[i] = x
+            present += 1
+    return present
+
+
+@_jit
+def _score_incomplete(  # type: ignore[no-untyped-def]
+    forecast, y, n, omit, scratch, crps, fair, variance, error, below, ties, present
+):  # fmt: skip
+    """The statistics of one point with a NaN, written out one member at a time."""
+    members = _members_present(forecast, n, scratch)
+    if present.size:
+        present[n] = members if y == y else 0
+    if below.size:  # a rank among fewer members is not comparable with the others
+        below[n], ties[n] = -1, 0
+    absolute = spread = mean = second = np.nan
+    if omit and members > 0 and y == y:
+        absolute = spread = mean = second = 0.0
+        for m in range(members):
+            absolute += abs(scratch[m] - y)
+            spread += (2 * m + 1 - members) * scratch[m]
+            mean += scratch[m] / members
+        for m in range(members):
+            second += (scratch[m] - mean) ** 2
+    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    if crps.size:
+        crps[n] = (absolute - spread / members) / members if members > 0 else np.nan
+    if fair.size:
+        fair[n] = (absolute - spread * unbiased) / members if members > 0 else np.nan
+    if variance.size:
+        variance[n] = second * unbiased
+    if error.size:
+        error[n] = mean - y
+
+
+@_jit
+def score(  # type: ignore[no-untyped-def]
+    forecast, truth, low, high, omit, start, stop, tile, sums, counts,
+    crps, fair, variance, error, below, ties, present,
+):  # fmt: skip
+    """Statistics of points start..stop; returns how many of them hold a NaN.
+
+    forecast (outer, member, inner) and truth (outer * inner) are contiguous. tile (member, LANES) has the
+    forecast's type, sums (5, LANES) float64 or, for 8-bit values, int32, counts (2, LANES) int32: work space.
+    The seven outputs have one entry for each point of truth, or none if not wanted: both CRPS, unbiased variance,
+    error of the ensemble mean (mean - truth), members below the truth, members equal to it, members present.
+
+    A point with a NaN gets NaN (below: -1), or with `omit` what its remaining members give.
+    """
+    members = forecast.shape[1]
+    y, absolute, spread, first, second = sums[0], sums[1], sums[2], sums[3], sums[4]
+    centre = tile[members // 2]
+    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    scratch = np.empty(members, np.float64)
+    incomplete = 0
+    for base in range(start, stop, LANES):
+        width = min(LANES, stop - base)
+        _load(forecast, tile, base, width)
+        for lane in range(width):
+            y[lane] = _wide(truth[base + lane])
+        _absolute_errors(tile, y, absolute)
+        if crps.size or fair.size:
+            _sort(tile, low, high)
+            _half_gini(tile, spread)
+            if crps.size:
+                for lane in range(width):
+                    crps[base + lane] = (absolute[lane] - spread[lane] / members) / members
+            if fair.size:
+                for lane in range(width):
+                    fair[base + lane] = absolute[lane] / members - spread[lane] * unbiased / members
+        if variance.size or error.size:
+            _moments(tile, first, second)
+            if variance.size:
+                for lane in range(width):
+                    mean = first[lane] / members
+                    variance[base + lane] = (second[lane] - first[lane] * mean) * unbiased
+            if error.size:
+                for lane in range(width):
+                    shift = _wide(_wide(centre[lane]) - y[lane])
+                    error[base + lane] = shift + first[lane] / members
+        if below.size:
+            _count(tile, y, counts[0], counts[1])
+            for lane in range(width):
+                below[base + lane] = counts[0, lane]
+                ties[base + lane] = counts[1, lane]
+        if present.size:
+            for lane in range(width):
+                present[base + lane] = members
+        for lane in range(width):
+            if absolute[lane] == absolute[lane]:
+                continue
+            incomplete += 1
+            _score_incomplete(
+                forecast, y[lane], base + lane, omit, scratch,
+                crps, fair, variance, error, below, ties, present,
+            )  # fmt: skip
+    return incomplete
+
+
+@_jit
+def add_ranks(rank, ties, weights, histogram):  # type: ignore[no-untyped-def]
+    """Add points (row, point) to histogram (row, place); a tie of t members is shared among t + 1 places."""
+    for row in range(rank.shape[0]):
+        for n in range(rank.shape[1]):
+            if rank[row, n] >= 0:
+                share = weights[row, n] / (ties[row, n] + 1)
+                for place in range(rank[row, n], rank[row, n] + ties[row, n] + 1):
+                    histogram[row, place] += share
