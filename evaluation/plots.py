@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation import summary
-from evaluation.style import INK, MUTED, figure, label_ends, lead_axis, looks
+from evaluation.style import INK, MUTED, figure, label_ends, lead_axis, looks, with_units
 
 
 def crps_by_lead(scores: xr.Dataset) -> Figure:
@@ -24,7 +24,7 @@ def crps_by_lead(scores: xr.Dataset) -> Figure:
         curve = summary.metric(scores, "crps") / summary.truth_deviation(scores)
         _curves(axes, scores, curve)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"CRPS ({_deviations(scores)})")
+        axes.set_ylabel(f"CRPS in {_deviations(scores)}")
         axes.set_title("CRPS by lead time: lower is better")
         _name_curves(axes, scores, curve)
     return drawing
@@ -75,7 +75,7 @@ def spread_and_skill(scores: xr.Dataset) -> Figure:
         left.plot([], [], "-", color=MUTED, label="RMSE of ensemble mean")
         left.plot([], [], "--", color=MUTED, label="spread of members")
         left.set_ylim(bottom=0)
-        left.set_ylabel(_deviations(scores))
+        left.set_ylabel(f"in {_deviations(scores)}")
         left.set_title("Error and spread")
         left.legend(frameon=False, loc="lower right", fontsize=9)
         label_ends(left, ends)
@@ -148,8 +148,9 @@ def _name_curves(axes: Axes, scores: xr.Dataset, curve: xr.Dataset, names: Seque
 
 
 def _deviations(scores: xr.Dataset) -> str:
-    return f"standard deviations; 1 = {summary.truth_deviation(scores):.3g} {scores.attrs['units']}"
+    one = with_units(summary.truth_deviation(scores), scores.attrs["units"])
+    return f"standard deviations of the truth,\n1 = {one}"
 
 
 def _lead_unit(scores: xr.Dataset) -> str:
-    return str(scores.attrs.get("lead_unit", "frames"))
+    return str(scores.attrs["lead_unit"])

@@ -108,5 +108,13 @@ def lead_axis(axes: Axes, leads: np.ndarray, unit: str) -> None:
     axes.set_xlabel(f"lead time ({unit})")
     step = max(1, int(np.ceil(len(leads) / 8)))
     ticks = [lead for lead in leads if lead % step == 0 or lead == leads[0]]
-    axes.set_xticks([t for t in ticks if t == leads[0] or t - leads[0] >= step * 0.75])
+    axes.set_xticks([t for t in ticks if t == leads[0] or t - leads[0] >= step / 2])
     axes.set_xlim(leads[0] - 0.3, leads[-1] + 0.3)
+
+
+def with_units(value: float, units: str) -> str:
+    """A number and its unit as people write them: `0.0097 / tick`, `0.1 lattice units`, `3`."""
+    number = f"{value:.3g}"
+    if units in ("", "1"):
+        return number
+    return f"{number} / {units[2:]}" if units.startswith("1/") else f"{number} {units}"

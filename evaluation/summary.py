@@ -71,6 +71,13 @@ def metric(
     return xr.Dataset({"value": value, "low": low, "high": high})
 
 
+def value(
+    scores: xr.Dataset, name: str, *, reference: str | None = None, leads: Sequence[int] | None = None
+) -> xr.DataArray:
+    """The `value` of `metric` alone, without the work of an interval."""
+    return _formula(scores, name, reference)(_means(scores, USES[name], leads, None))
+
+
 def run_draws(runs: int, resamples: int, seed: int) -> xr.DataArray:
     """How often each run is drawn in each resample (resample, trajectory); every row sums to `runs`."""
     counts = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), size=resamples)
@@ -127,6 +134,12 @@ def candidates(scores: xr.Dataset) -> list[str]:
     return [n for n in names if n not in ("persistence", "climatology")] or names
 
 
+def references(scores: xr.Dataset) -> list[str]:
+    """The methods skill is shown against: climatology and persistence where present, else the stored reference."""
+    names = [str(m) for m in scores["method"].values]
+    return [n for n in ("climatology", "persistence") if n in names] or [r for r in [scores.attrs.get("reference")] if r]
+
+
 def periods(scores: xr.Dataset) -> dict[str, list[int]]:
     """The groups of leads a summary names: the first eight (where there are more) and all."""
     leads = [int(lead) for lead in scores["lead_time"].values]
@@ -176,7 +189,7 @@ def write_csv(scores: xr.Dataset, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows: list[list[Any]] = []
     for name in USES:
-        for reference in _references(scores) if name == "crpss" else [""]:
+        for reference in references(scores) if name == "crpss" else [""]:
             units = "1" if name in DIMENSIONLESS else scores.attrs["units"]
             curve = metric(scores, name, reference=reference)
             for lead in scores["lead_time"].values:
@@ -188,11 +201,6 @@ def write_csv(scores: xr.Dataset, path: str | Path) -> Path:
         writer.writerow(["method", "lead_time", "metric", "reference", "value", "low", "high", "units"])
         writer.writerows(rows)
     return path
-
-
-def _references(scores: xr.Dataset) -> list[str]:
-    names = [str(m) for m in scores["method"].values]
-    return [n for n in ("climatology", "persistence") if n in names] or [r for r in [scores.attrs.get("reference")] if r]
 
 
 def _rows(estimate: xr.Dataset, lead: str, name: str, reference: str, units: str) -> list[list[Any]]:

@@ -14,8 +14,11 @@ never is. A case is scored only if every method has it, so that all methods answ
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,9 +45,8 @@ CASE_STATISTICS = {
     "bias": "ensemble mean minus truth",
 }
 MAPS = ("variance", "squared_error")
-PROTOCOL = (
-    "method members seed sampler sampler_steps context checkpoint_sha256 dataset_sha256 deterministic "
-    "versions software git_commit"
+NOT_PROTOCOL = (  # attributes of a forecast that say nothing about how it was made, or say it at length
+    "title source history config schema_version complete manifest coordinates frame_interval frame_interval_units"
 ).split()
 
 Case = tuple[int, int]
@@ -119,7 +121,8 @@ def verify(
         if on_case is not None and m == len(methods) - 1:
             on_case(done // len(methods), len(cases))
     _maps(scores, methods)
-    return _describe(scores, truth[variable], methods, cases, seed, reference or default_reference(forecasts))
+    reference = reference or default_reference(forecasts)
+    return _describe(scores, truth, variable, methods, len(cases), reference, seed)
 
 
 def default_reference(methods: Iterable[str]) -> str:
@@ -317,28 +320,46 @@ def _maps(scores: xr.Dataset, methods: list[_Method]) -> None:
 
 
 def _describe(
-    scores: xr.Dataset, truth: xr.DataArray, methods: list[_Method], cases: list[Case], seed: int, reference: str
+    scores: xr.Dataset,
+    truth: xr.Dataset,
+    variable: str,
+    methods: list[_Method],
+    cases: int,
+    reference: str,
+    seed: int,
 ) -> xr.Dataset:
-    units = str(truth.attrs.get("units", "1"))
+    about = truth[variable].attrs
+    units = str(about.get("units", "1"))
+    interval = truth.attrs.get("frame_interval")
     squared = {"variance", "squared_error", "truth_mean_square", "variance_map", "squared_error_map"}
     for name in [*CASE_STATISTICS, "truth_mean", "truth_mean_square", "crps_map", "variance_map", "squared_error_map"]:
         scores[name].attrs["units"] = f"({units})^2" if name in squared and units != "1" else units
         if name in CASE_STATISTICS:
             scores[name].attrs["long_name"] = f"{CASE_STATISTICS[name]}, mean over fluid cells"
-    protocol = {m.name: {k: _plain(m.attrs[k]) for k in PROTOCOL if k in m.attrs} for m in methods}
+    protocol = {m.name: {k: _plain(v) for k, v in m.attrs.items() if k not in NOT_PROTOCOL and v not in (None, "")} for m in methods}
     scores.attrs = {
         "schema_version": SCHEMA_VERSION,
         "title": "Verification statistics of ensemble forecasts",
-        "variable": str(truth.name),
-        "variable_long_name": str(truth.attrs.get("long_name", truth.name)),
+        "variable": variable,
+        "variable_long_name": str(about.get("long_name", variable)),
         "units": units,
-        "cases": len(cases),
+        "lead_unit": f"frames of {interval} {truth.attrs.get('frame_interval_units', '')}".strip() if interval else "frames",
+        "cases": cases,
         "runs": scores.sizes["trajectory"],
         "reference": reference,
         "seed": seed,
         "protocol": json.dumps(protocol, sort_keys=True),
+        "software": json.dumps(_software()),
     }
     return scores
+
+
+def _software() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("rvdflow", "numpy", "numba", "xarray"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _plain(value: Any) -> Any:
@@ -351,13 +372,13 @@ def _plain(value: Any) -> Any:
 def write_scores(scores: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write `scores` as a Zarr store, all or nothing: a temporary folder beside `path`, then renamed.
 
-    Raises `EvaluationError` if `path` exists and is not a Zarr store, or exists and `overwrite` is not set.
+    Raises `FileExistsError` if `path` exists and is not a Zarr store, or exists and `overwrite` is not set.
     """
     path = Path(path)
     if path.exists() and not overwrite:
-        raise EvaluationError(f"{path} exists already: choose another name or give --overwrite")
+        raise FileExistsError(f"{path} exists already: choose another name or give --overwrite")
     if path.exists() and not (path / "zarr.json").is_file():
-        raise EvaluationError(f"{path} is not a Zarr store and will not be replaced: choose another name")
+        raise FileExistsError(f"{path} is not a Zarr store and will not be replaced: choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")

@@ -1,0 +1,220 @@
+"""Pictures of fields: where a forecast is good (maps), and what it looks like (film strip, animation).
+
+All fields of one figure share one symmetric colour range; obstacles are grey; cells are square and not smoothed.
+y points up, as in the simulation.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from PIL import Image
+
+from evaluation import summary
+from evaluation.style import INK, MUTED, RC, SOLID, figure, with_units
+
+FIELD = "RdBu_r"
+ERROR = "viridis"
+SKILL = "PuOr"
+STRIP_LEADS = (1, 2, 4, 8, 12, 16)
+
+
+@dataclass(frozen=True)
+class Film:
+    """One case of one method as arrays: what the film strip and the animation show."""
+
+    method: str
+    trajectory: int
+    init_time: int
+    leads: np.ndarray  # (lead_time,)
+    truth: np.ndarray  # (lead_time, y, x)
+    members: np.ndarray  # (member, lead_time, y, x)
+    solid: np.ndarray  # (y, x)
+    units: str
+    variable: str
+
+    @property
+    def limit(self) -> float:
+        """Half the symmetric colour range: nearly all of the truth, but not the extremes at the walls."""
+        fluid = np.abs(self.truth[:, ~self.solid])
+        return float(np.quantile(fluid, 0.995)) or 1.0
+
+
+def typical_case(scores: xr.Dataset, method: str) -> tuple[int, int]:
+    """The case (trajectory, init_time) whose CRPS, over all leads, is the median of all cases: not hand-picked."""
+    crps = scores["crps"].sel({"method": method}).mean("lead_time").stack(case=("trajectory", "init_time"))
+    crps = crps.dropna("case").sortby(crps.dropna("case"))
+    run, init = crps["case"].values[(crps.size - 1) // 2]
+    return int(run), int(init)
+
+
+def crps_maps(scores: xr.Dataset) -> Figure:
+    """CRPS of every method in space, over all leads, in standard deviations of the truth, one colour range."""
+    names = [str(m) for m in scores["method"].values]
+    scale = summary.truth_deviation(scores)
+    weights = scores["fluid_cases"]
+    mean = (scores["crps_map"].fillna(0) * weights).sum("block") / weights.sum("block")
+    fields = [mean.sel({"method": n}).mean("lead_time").transpose("y", "x").values / scale for n in names]
+    top = float(np.nanquantile(np.stack(fields), 0.99))
+    return _panels(fields, names, ERROR, (0.0, top), "CRPS (standard deviations of the truth)", extend="max")
+
+
+def skill_maps(scores: xr.Dataset, references: Sequence[str]) -> Figure:
+    """CRPSS of the judged methods against each reference in space, over all leads; dots where its sign is unsure."""
+    pairs = [(m, r) for m in summary.candidates(scores) for r in references if m != r]
+    maps = [summary.significant(scores, method, reference) for method, reference in pairs]
+    titles = [f"{method} against {reference}" for method, reference in pairs]
+    fields = [m["value"].values for m in maps]
+    sure = [m["sure"].values for m in maps]
+    known = scores.sizes["block"] >= summary.MINIMUM_RUNS
+    return _panels(fields, titles, SKILL, (-1.0, 1.0), "CRPSS", extend="min", unsure=[~s for s in sure] if known else None)
+
+
+def _panels(
+    fields: Sequence[np.ndarray],
+    titles: Sequence[str],
+    colours: str,
+    limits: tuple[float, float],
+    label: str,
+    *,
+    extend: str,
+    unsure: Sequence[np.ndarray] | None = None,
+) -> Figure:
+    height, width = fields[0].shape
+    columns = min(len(fields), 3 if width <= 2 * height else 2)
+    rows = -(-len(fields) // columns)
+    wide = 9.6 / columns
+    with figure(9.6, rows * (wide * height / width + 0.35) + 0.75) as drawing:
+        grid = drawing.subplots(rows, columns, squeeze=False).ravel()
+        image = None
+        for axes, field, title in zip(grid, fields, titles, strict=False):
+            image = _show(axes, field, colours, *limits)
+            axes.set_title(title, fontsize=10)
+        for axes, dots, field in zip(grid, unsure or [], fields, strict=False):
+            _stipple(axes, dots & np.isfinite(field))
+        for axes in grid[len(fields) :]:
+            axes.set_visible(False)
+        bar = drawing.colorbar(image, ax=list(grid), orientation="horizontal", shrink=0.5, aspect=40, extend=extend)
+        bar.set_label(label)
+        bar.outline.set_visible(False)
+    return drawing
+
+
+def _stipple(axes: Axes, where: np.ndarray) -> None:
+    """Small dots on a coarse lattice of the cells where `where` holds."""
+    step = max(1, round(max(where.shape) / 64))
+    y, x = np.nonzero(where[::step, ::step])
+    axes.plot(x * step, y * step, ".", color=INK, markersize=1.6, markeredgewidth=0, linestyle="none")
+
+
+def film_strip(film: Film) -> Figure:
+    """Rows: truth, ensemble mean, three members, spread; columns: leads growing from one."""
+    wanted = [i for i, lead in enumerate(film.leads) if lead in STRIP_LEADS] or [len(film.leads) - 1]
+    mean = film.members.mean(0)
+    rows = [("truth", film.truth), ("ensemble\nmean", mean)]
+    rows += [(f"member {i + 1}", film.members[i]) for i in range(min(3, len(film.members)))]
+    spread = film.members.std(0, ddof=1) if len(film.members) > 1 else None
+    if spread is None:
+        rows = [rows[0], ("forecast", mean)]
+    height, width = film.solid.shape
+    cell = 9.9 / len(wanted)
+    lines = len(rows) + (spread is not None)
+    with figure(11.9, lines * (cell * height / width + 0.06) + 0.3) as drawing:
+        grid = drawing.subplots(lines, len(wanted), squeeze=False)
+        drawing.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
+        for (name, values), line in zip(rows, grid, strict=False):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, fontsize=10)
+            for axes, i in zip(line, wanted, strict=True):
+                field = _show(axes, _masked(values[i], film.solid), FIELD, -film.limit, film.limit)
+        for axes, i in zip(grid[0], wanted, strict=True):
+            axes.set_title(f"lead {film.leads[i]}", fontsize=10, loc="center")
+        unit = "" if film.units in ("", "1") else f" ({film.units})"
+        bars = [(field, grid[: len(rows)], f"{film.variable}{unit}", "both")]
+        if spread is not None:
+            grid[-1][0].set_ylabel("spread", rotation=0, ha="right", va="center", labelpad=8, fontsize=10)
+            top = float(np.quantile(spread[:, ~film.solid], 0.995)) or 1.0
+            for axes, i in zip(grid[-1], wanted, strict=True):
+                error = _show(axes, _masked(spread[i], film.solid), ERROR, 0, top)
+            bars.append((error, grid[-1:], "spread", "max"))
+        for image, axes_of, label, extend in bars:
+            share = {"shrink": 0.6, "aspect": 30} if len(axes_of) > 1 else {"shrink": 0.9, "aspect": 8}
+            bar = drawing.colorbar(image, ax=list(axes_of.ravel()), extend=extend, pad=0.01, **share)
+            bar.set_label(label)
+            bar.outline.set_visible(False)
+    return drawing
+
+
+def animation(film: Film, *, seconds_per_frame: float = 0.45, dpi: int = 100) -> bytes:
+    """Truth, ensemble mean, two members and spread, lead after lead, as an animated WebP that repeats."""
+    spread = film.members.std(0, ddof=1) if len(film.members) > 1 else np.zeros_like(film.truth)
+    panels = [("truth", film.truth, FIELD), ("ensemble mean", film.members.mean(0), FIELD)]
+    panels += [(f"member {i + 1}", film.members[i], FIELD) for i in range(min(3, len(film.members)))]
+    panels.append(("spread", spread, ERROR))
+    if len(film.members) == 1:
+        panels = [panels[0], ("forecast", film.members[0], FIELD)]
+    top = float(np.quantile(spread[:, ~film.solid], 0.995)) or 1.0
+    height, width = film.solid.shape
+    columns = 2 if width > height else 3
+    rows = -(-len(panels) // columns)
+    with figure(9.0, rows * (9.0 / columns * height / width + 0.3) + 0.5) as drawing:
+        grid = drawing.subplots(rows, columns, squeeze=False).ravel()
+        images = []
+        for axes, (name, values, colours) in zip(grid, panels, strict=False):
+            low, high = (-film.limit, film.limit) if colours == FIELD else (0.0, top)
+            images.append(_show(axes, _masked(values[0], film.solid), colours, low, high))
+            axes.set_title(name, fontsize=10)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        clock = drawing.suptitle(" ", fontsize=11, color=MUTED)
+        pictures = []
+        for i, lead in enumerate(film.leads):
+            clock.set_text(f"{film.method}: lead {lead} of {film.leads[-1]}")
+            for image, (_, values, _) in zip(images, panels, strict=True):
+                image.set_data(_masked(values[i], film.solid))
+            pictures.append(_raster(drawing, dpi))
+    buffer = io.BytesIO()
+    times = [round(1000 * seconds_per_frame)] * len(pictures)
+    times[-1] *= 3
+    pictures[0].save(
+        buffer, format="WEBP", save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=82, method=4
+    )
+    return buffer.getvalue()
+
+
+def _raster(drawing: Figure, dpi: int) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with mpl.rc_context(RC):
+        drawing.set_dpi(dpi)
+        canvas = FigureCanvasAgg(drawing)
+        canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _show(axes: Axes, values: np.ndarray, colours: str, low: float, high: float) -> AxesImage:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    table: Colormap = mpl.colormaps[colours].with_extremes(bad=SOLID)
+    return axes.imshow(values, cmap=table, vmin=low, vmax=high, origin="lower", interpolation="nearest", aspect="equal")
+
+
+def _masked(values: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    return np.where(solid, np.nan, values)
+
+
+def film_caption(film: Film) -> str:
+    """Which case is shown, in words."""
+    start = f"run {film.trajectory}, last context frame {film.init_time}"
+    return f"{film.method}, {start} (the case of median CRPS); colours saturate at ±{with_units(film.limit, film.units)}"
