@@ -112,15 +112,19 @@ def disk_errors(path: Path, octets: int | None = None) -> Iterator[None]:
         raise ResourceError(f"{path}: {error.strerror or error}{need}") from error
 
 
-def write_atomically(file: Path, data: bytes) -> None:
-    """Put `data` at `file` so that a reader (or a crash) sees the old content or the new, nothing between."""
+def write_atomically(file: Path, data: bytes, *, durable: bool = True) -> None:
+    """Put `data` at `file` so that a reader (or a crash) sees the old content or the new, nothing between.
+
+    `durable` waits for the disk, so that this holds for a power cut too.
+    """
     with disk_errors(file, len(data)):
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".partial")
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             os.chmod(name, 0o644)
             os.replace(name, file)
         except BaseException:
@@ -266,9 +270,7 @@ class CheckedStore(LocalStore):
     vanished, which plain Zarr would read as its fill value without a word.
     """
 
-    def __init__(
-        self, root: Path | str, *, read_only: bool = True, required: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, root: Path | str, *, read_only: bool = True, required: frozenset[str] = frozenset()) -> None:
         super().__init__(root, read_only=read_only)
         self.required = required
 
@@ -279,9 +281,7 @@ class CheckedStore(LocalStore):
         return self._checked(key, await super().get(key, prototype, byte_range), byte_range)
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
-        return self._checked(
-            key, super().get_sync(key, prototype=prototype, byte_range=byte_range), byte_range
-        )
+        return self._checked(key, super().get_sync(key, prototype=prototype, byte_range=byte_range), byte_range)
 
     def _checked(self, key: str, value: Any, byte_range: Any) -> Any:
         if "/c" not in key:
@@ -290,9 +290,7 @@ class CheckedStore(LocalStore):
             if key in self.required:
                 raise DataError(f"{self.root / key} is missing: restore it, or write the dataset again")
         elif byte_range is None and not crc_matches(value.to_bytes()):
-            raise DataError(
-                f"{self.root / key} is damaged (checksum): restore it, or write the dataset again"
-            )
+            raise DataError(f"{self.root / key} is damaged (checksum): restore it, or write the dataset again")
         return value
 
 
