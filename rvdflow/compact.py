@@ -21,6 +21,13 @@ from rvdflow.config import ModelConfig
 from rvdflow.layers import ConvGRU, ResBlock, StepEmbedding, downsample, upsample
 
 
+def _silent(conv: nn.Conv2d) -> nn.Conv2d:
+    """Start at zero, so that an untrained mean is persistence and an untrained answer is nothing."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
 class Pyramid(NamedTuple):
     """What the pyramid says about the next frame: `mean` (b, c, y, x) and `features`, one map per level."""
 
@@ -44,9 +51,7 @@ class RecurrentPyramid(nn.Module):
         self.memory = nn.ModuleList(ConvGRU(widths[i]) for i in levels[recurrent_from:])
         self.up = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in levels[:-1])
         self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i]) for i in levels[:-1])
-        self.head = nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = _silent(nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1))
 
     def forward(
         self, frames: Tensor, previous: Tensor, noise_level: Tensor, state: Sequence[Tensor] | None = None
@@ -62,7 +67,7 @@ class RecurrentPyramid(nn.Module):
             h = block(self.down[i - 1](h) if i else h, vector)
             if i >= self.recurrent_from:
                 k = i - self.recurrent_from
-                hidden = self.memory[k].sequence(h.unflatten(0, (b, t)), None if state is None else state[k])
+                hidden = self.memory[k](h.unflatten(0, (b, t)), None if state is None else state[k])
                 new_state.append(hidden[:, -1])
                 h = hidden.flatten(0, 1).contiguous(memory_format=torch.channels_last)
             maps.append(h)
@@ -98,9 +103,7 @@ class CompactDenoiser(nn.Module):
         self.down = nn.ModuleList(downsample(widths[i], widths[i + 1]) for i in levels[:-1])
         self.up = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in levels[:-1])
         self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i], embedding) for i in levels[:-1])
-        self.head = nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = _silent(nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1))
 
     def conditioning(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         """The part of each level that depends on the context alone: once per frame, not once per call."""
@@ -139,13 +142,13 @@ class CompactNetworks(nn.Module):
         Returns mean (b (t - skip), c, y, x) and conditioning of the frames after the first `skip`, and the new state.
         """
         b, t = frames.shape[:2]
-        pyramid, state = self.pyramid(frames, previous, level, state)
+        pyramid, new_state = self.pyramid(frames, previous, level, state)
         if skip:
             mean, *features = (
                 x.unflatten(0, (b, t))[:, skip:].flatten(0, 1) for x in (pyramid.mean, *pyramid.features)
             )
             pyramid = Pyramid(mean, tuple(features))
-        return pyramid.mean, self.denoiser.conditioning(pyramid), state
+        return pyramid.mean, self.denoiser.conditioning(pyramid), new_state
 
     def denoise(self, noisy: Tensor, n: Tensor, mean: Tensor, conditioning: Sequence[Tensor]) -> Tensor:
         """Answer (b, c, y, x) for y_n at steps n (b,)."""

@@ -30,9 +30,8 @@ class ContextEncoder(nn.Module):
         shape = frames.shape[:2]
         maps, h = [], frames.flatten(0, 1)
         for i, (block, memory) in enumerate(zip(self.blocks, self.memory, strict=True)):
-            hidden = memory.sequence(block(h).unflatten(0, shape), None if state is None else state[i])
+            x = block(h if i == 0 else self.down[i - 1](h)).unflatten(0, shape)
+            hidden = memory(x, None if state is None else state[i])
             maps.append(hidden)
             h = hidden.flatten(0, 1)
-            if i < len(self.down):
-                h = self.down[i](h)
         return tuple(maps)

@@ -63,6 +63,8 @@ class ResBlock(nn.Module):
 class StepEmbedding(nn.Module):
     """Diffusion step (batch,) -> vector (batch, width): sinusoids of the raw integer, then a two-layer perceptron."""
 
+    frequency: Tensor
+
     def __init__(self, width: int, base: float = 1e4) -> None:
         super().__init__()
         half = width // 2
@@ -136,10 +138,7 @@ class ConvGRU(nn.Module):
         return torch.lerp(state, proposal, update)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
-        return self.advance(self.input_terms(x), state)
-
-    def sequence(self, x: Tensor, state: Tensor | None = None) -> Tensor:
-        """All hidden states (batch, time, channel, y, x) of a sequence of inputs of the same shape."""
+        """All hidden maps (batch, time, channel, y, x) of a sequence of inputs of the same shape."""
         terms = self.input_terms(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         hidden = []
         for t in range(x.shape[1]):
