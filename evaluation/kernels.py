@@ -62,20 +62,20 @@ def sorting_network(members: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([empty, *low]), np.concatenate([empty, *high])
 
 
-def _wide(x):  # type: ignore[no-untyped-def]
+def _wide(x):
     """The type that sums are kept in: int32 for integers (numba would take 64 bits), float64 for floats."""
     raise NotImplementedError
 
 
 @overload(_wide)
-def _wide_overload(x):  # type: ignore[no-untyped-def]
+def _wide_overload(x):
     if isinstance(x, types.Integer):
         return lambda x: np.int32(x)
     return lambda x: np.float64(x)
 
 
 @_jit
-def _compare_exchange(low, high):  # type: ignore[no-untyped-def]
+def _compare_exchange(low, high):
     for lane in range(len(low)):
         x, y = low[lane], high[lane]
         low[lane] = min(x, y)
@@ -83,13 +83,13 @@ def _compare_exchange(low, high):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _sort(tile, low, high):  # type: ignore[no-untyped-def]
+def _sort(tile, low, high):
     for c in range(len(low)):
         _compare_exchange(tile[low[c]], tile[high[c]])
 
 
 @_jit
-def _load(forecast, tile, start, width):  # type: ignore[no-untyped-def]
+def _load(forecast, tile, start, width):
     """Copy points start..start+width of forecast (outer, member, inner) into the rows of the tile."""
     members, inner = forecast.shape[1], forecast.shape[2]
     lane = 0
@@ -111,7 +111,7 @@ def _load(forecast, tile, start, width):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _absolute_errors(tile, y, error):  # type: ignore[no-untyped-def]
+def _absolute_errors(tile, y, error):
     """Per lane: sum_m |x_m - y|."""
     error[:] = 0
     for m in range(tile.shape[0]):
@@ -121,7 +121,7 @@ def _absolute_errors(tile, y, error):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _half_gini(tile, spread):  # type: ignore[no-untyped-def]
+def _half_gini(tile, spread):
     """Per lane of a sorted tile: G. Weights that sum to zero allow for taking x relative to the median."""
     members = tile.shape[0]
     centre = tile[members // 2]
@@ -135,7 +135,7 @@ def _half_gini(tile, spread):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _moments(tile, first, second):  # type: ignore[no-untyped-def]
+def _moments(tile, first, second):
     """Per lane: sums of e and e^2, where e is taken relative to a member.
 
     A member is at most sqrt(M) standard deviations from the mean, so that the one-pass variance cannot cancel
@@ -154,7 +154,7 @@ def _moments(tile, first, second):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _count(tile, y, below, ties):  # type: ignore[no-untyped-def]
+def _count(tile, y, below, ties):
     """Per lane: how many members are less than the truth, and how many equal it."""
     below[:] = 0
     ties[:] = 0
@@ -167,7 +167,7 @@ def _count(tile, y, below, ties):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _members_present(forecast, n, scratch):  # type: ignore[no-untyped-def]
+def _members_present(forecast, n, scratch):
     """Gather the members of point n that are not NaN into scratch, sorted; their number."""
     a, k = divmod(n, forecast.shape[2])
     present = 0
@@ -184,7 +184,7 @@ def _members_present(forecast, n, scratch):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _score_incomplete(  # type: ignore[no-untyped-def]
+def _score_incomplete(
     forecast, y, n, omit, scratch, crps, fair, variance, error, below, ties, present
 ):  # fmt: skip
     """The statistics of one point with a NaN, written out one member at a time."""
@@ -214,7 +214,7 @@ def _score_incomplete(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def score(  # type: ignore[no-untyped-def]
+def score(
     forecast, truth, low, high, omit, start, stop, tile, sums, counts,
     crps, fair, variance, error, below, ties, present,
 ):  # fmt: skip
@@ -278,7 +278,7 @@ def score(  # type: ignore[no-untyped-def]
 
 
 @_jit
-def add_ranks(rank, ties, weights, histogram):  # type: ignore[no-untyped-def]
+def add_ranks(rank, ties, weights, histogram):
     """Add points (row, point) to histogram (row, place); a tie of t members is shared among t + 1 places."""
     for row in range(rank.shape[0]):
         for n in range(rank.shape[1]):

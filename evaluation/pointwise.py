@@ -57,7 +57,7 @@ def ensemble_scores(
     blocks = _three_axes(np.ascontiguousarray(forecast.transpose(order)), order.index(axis))
     points = truth.transpose(others)
     out = _run(_frozen(blocks), _frozen(np.ascontiguousarray(points).ravel()), names, nan_policy, threads)
-    back = np.argsort(others) if others else []
+    back = [others.index(k) for k in range(len(others))]
     return tuple(a.reshape(points.shape).transpose(back) for a in out)
 
 

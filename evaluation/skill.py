@@ -3,7 +3,6 @@
 Each takes means (`evaluation.statistics`, or their bootstrap resamples) and returns an array on the same dimensions.
 """
 
-import numpy as np
 import xarray as xr
 
 from .dims import match
@@ -31,7 +30,7 @@ def spread_skill(variance: xr.DataArray, squared_error: xr.DataArray, *, members
     """
     _same(variance, squared_error, "the variance", "the squared error")
     factor = 1.0 if members is None else (members + 1) / members
-    return np.sqrt(factor * variance / squared_error.where(squared_error > 0))
+    return (factor * variance / squared_error.where(squared_error > 0)) ** 0.5
 
 
 def _same(a: xr.DataArray, b: xr.DataArray, name_a: str, name_b: str) -> None:

@@ -126,7 +126,7 @@ def rmse(
     Not a mean itself: averaging it again over what was kept gives something else. Average `squared_error` instead.
     """
     mean = squared_error(forecast, truth, member_dim=member_dim, dim=dim, weights=weights, nan_policy=nan_policy)
-    return _metric(np.sqrt(mean), "rmse", "root mean square error of the ensemble mean", truth)
+    return _metric(mean**0.5, "rmse", "root mean square error of the ensemble mean", truth)
 
 
 def mae(
