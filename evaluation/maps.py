@@ -76,7 +76,9 @@ def skill_maps(scores: xr.Dataset, references: Sequence[str]) -> Figure:
     fields = [m["value"].values for m in maps]
     sure = [m["sure"].values for m in maps]
     known = scores.sizes["block"] >= summary.MINIMUM_RUNS
-    return _panels(fields, titles, SKILL, (-1.0, 1.0), "CRPSS", extend="min", unsure=[~s for s in sure] if known else None)
+    return _panels(
+        fields, titles, SKILL, (-1.0, 1.0), "CRPSS", extend="min", unsure=[~s for s in sure] if known else None
+    )
 
 
 def _panels(
@@ -95,7 +97,6 @@ def _panels(
     wide = 9.6 / columns
     with figure(9.6, rows * (wide * height / width + 0.35) + 0.75) as drawing:
         grid = drawing.subplots(rows, columns, squeeze=False).ravel()
-        image = None
         for axes, field, title in zip(grid, fields, titles, strict=False):
             image = _show(axes, field, colours, *limits)
             axes.set_title(title, fontsize=10)
@@ -130,7 +131,7 @@ def film_strip(film: Film) -> Figure:
     lines = len(rows) + (spread is not None)
     with figure(11.9, lines * (cell * height / width + 0.06) + 0.3) as drawing:
         grid = drawing.subplots(lines, len(wanted), squeeze=False)
-        drawing.get_layout_engine().set(h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
+        drawing.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
         for (name, values), line in zip(rows, grid, strict=False):
             line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, fontsize=10)
             for axes, i in zip(line, wanted, strict=True):
@@ -146,8 +147,10 @@ def film_strip(film: Film) -> Figure:
                 error = _show(axes, _masked(spread[i], film.solid), ERROR, 0, top)
             bars.append((error, grid[-1:], "spread", "max"))
         for image, axes_of, label, extend in bars:
-            share = {"shrink": 0.6, "aspect": 30} if len(axes_of) > 1 else {"shrink": 0.9, "aspect": 8}
-            bar = drawing.colorbar(image, ax=list(axes_of.ravel()), extend=extend, pad=0.01, **share)
+            shrink, aspect = (0.6, 30) if len(axes_of) > 1 else (0.9, 8)
+            bar = drawing.colorbar(
+                image, ax=list(axes_of.ravel()), extend=extend, pad=0.01, shrink=shrink, aspect=aspect
+            )
             bar.set_label(label)
             bar.outline.set_visible(False)
     return drawing
@@ -217,4 +220,6 @@ def _masked(values: np.ndarray, solid: np.ndarray) -> np.ndarray:
 def film_caption(film: Film) -> str:
     """Which case is shown, in words."""
     start = f"run {film.trajectory}, last context frame {film.init_time}"
-    return f"{film.method}, {start} (the case of median CRPS); colours saturate at ±{with_units(film.limit, film.units)}"
+    return (
+        f"{film.method}, {start} (the case of median CRPS); colours saturate at ±{with_units(film.limit, film.units)}"
+    )

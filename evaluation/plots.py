@@ -104,7 +104,10 @@ def rank_histograms(scores: xr.Dataset) -> Figure:
     with figure(2.75 * len(picks) + 0.6, 2.3 * len(names) + 0.5) as drawing:
         grid = drawing.subplots(len(names), len(picks), sharey="row", squeeze=False)
         for row, name in zip(grid, names, strict=True):
-            tops = [_rank_histogram(axes, scores, name, picks[label], styles[name][0]) for axes, label in zip(row, picks)]
+            tops = [
+                _rank_histogram(axes, scores, name, picks[label], styles[name][0])
+                for axes, label in zip(row, picks, strict=True)
+            ]
             for axes, label in zip(row, picks, strict=True):
                 axes.set_ylim(0, min(max(*tops, 1.6) * 1.08, 8))
                 axes.set_title(f"{name}, {label}", fontsize=10)

@@ -20,7 +20,7 @@ from string import Template
 
 import xarray as xr
 
-from evaluation import maps, plots, summary, tables
+from evaluation import maps, plots, summary, tables, words
 from evaluation.style import png
 
 
@@ -100,20 +100,20 @@ def render(scores: xr.Dataset, pictures: list[Picture], *, title: str | None = N
     a = scores.attrs
     names = [str(m) for m in scores["method"].values]
     sample = f"{tables.count(a['cases'], 'case')} from {tables.count(a['runs'], 'run')}"
-    subtitle = f"{', '.join(names)}: {sample}, lead times {tables.lead_range(scores)} ({a['lead_unit']})"
+    subtitle = f"{', '.join(names)}: {sample}, lead times {words.lead_range(scores)} ({a['lead_unit']})"
     early = [p for p in pictures if p.name in ("animation", "film")]
     late = [p for p in pictures if p not in early]
     body = [_figures("What the forecast looks like", early)] if early else []
     body += [
         f"<h2>Scores by lead time</h2>{tables.skill_table_html(scores)}",
         _figures("How good, how sure, where", late),
-        f"<h2>Protocol</h2>{tables.protocol_html(scores)}",
+        f"<h2>Protocol</h2>{words.protocol_html(scores)}",
     ]
     text = Template(resources.files("evaluation").joinpath("page.html").read_text(encoding="utf-8"))
     return text.substitute(
         title=escape(title or f"Forecast verification: {a['variable_long_name']}"),
         subtitle=escape(subtitle),
-        summary=tables.summary_html(scores),
+        summary=words.summary_html(scores),
         body="\n".join(body),
     )
 
@@ -154,8 +154,8 @@ def _drawings(scores: xr.Dataset, film: maps.Film | None) -> list[Callable[[], P
 def _animation(film: maps.Film) -> Picture:
     what = "Truth, ensemble mean, members and spread" if len(film.members) > 1 else "Truth and forecast"
     caption = (
-        f"{escape(maps.film_caption(film))}. Every member is a possible future: sharp, and free to differ from the truth. "
-        "The mean of the members blurs where they disagree, and the spread lights up there."
+        f"{escape(maps.film_caption(film))}. Every member is a possible future: sharp, and free to differ from "
+        "the truth. The mean of the members blurs where they disagree, and the spread lights up there."
     )
     return Picture("animation", f"{what}, lead after lead", caption, maps.animation(film), "wide", "webp")
 
@@ -171,20 +171,22 @@ def _film(film: maps.Film) -> Picture:
 def _curves(scores: xr.Dataset) -> Picture:
     caption = (
         "The CRPS measures the distance between the forecast distribution and what happened; for a forecast with one "
-        "member it is the absolute error. " + tables.interval_words(scores)
+        "member it is the absolute error. " + words.interval_words(scores)
     )
     return Picture("crps", "CRPS by lead time", caption, png(plots.crps_by_lead(scores)))
 
 
 def _skill(scores: xr.Dataset, references: list[str]) -> Picture:
-    caption = "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
+    caption = (
+        "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
+    )
     return Picture("skill", "CRPSS against the references", caption, png(plots.skill_by_lead(scores, references)))
 
 
 def _spread(scores: xr.Dataset) -> Picture:
     caption = (
-        "In a reliable ensemble the spread of the members equals the error of their mean, so the ratio is 1 (green: within "
-        "10 %). Spread includes the factor √((M+1)/M) for M members."
+        "In a reliable ensemble the spread of the members equals the error of their mean, so the ratio is 1 "
+        "(green: within 10 %). Spread includes the factor √((M+1)/M) for M members."
     )
     single = [str(m) for m in scores["method"].values if m not in summary.ensembles(scores)]
     if single:
@@ -194,15 +196,18 @@ def _spread(scores: xr.Dataset) -> Picture:
 
 def _ranks(scores: xr.Dataset) -> Picture:
     caption = (
-        "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means too little "
-        "spread, a dome too much, a slope a bias. Grey: where 95 % of histograms would lie if the truth were one more "
-        "member (each member takes the part of the truth in turn, so that neighbouring cells count as alike as they are)."
+        "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
+        "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
+        "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
+        "alike as they are)."
     )
     return Picture("ranks", "Rank histograms", caption, png(plots.rank_histograms(scores)), "wide strip")
 
 
 def _crps_maps(scores: xr.Dataset) -> Picture:
-    caption = "Mean over all cases and lead times, one colour range for all methods. The obstacle is left out of all scores."
+    caption = (
+        "Mean over all cases and lead times, one colour range for all methods. The obstacle is left out of all scores."
+    )
     return Picture("crps-map", "Where the error is", caption, png(maps.crps_maps(scores)), "wide")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,7 @@ CANDIDATES = ("#0072B2", "#CC79A7", "#009E73", "#56B4E9", "#5e3c99")
 REFERENCES = {"climatology": "#D55E00", "persistence": "#7a6a4f"}
 MARKERS = "os^Dv"
 REFERENCE_MARKERS = {"climatology": "s", "persistence": "D"}
-RC = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,
@@ -61,7 +62,9 @@ def png(drawing: Figure, dpi: int = 150) -> bytes:
     """The figure as a PNG file, cut to what is drawn; no date inside, so that equal input gives equal bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(RC):
-        drawing.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+        drawing.savefig(
+            buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
+        )
     return buffer.getvalue()
 
 

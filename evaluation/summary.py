@@ -27,6 +27,7 @@ import numpy as np
 import xarray as xr
 
 from evaluation.errors import EvaluationError
+from evaluation.skill import skill_score, spread_skill
 
 MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
 USES = {
@@ -108,13 +109,13 @@ def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Callable[[
         if against not in scores["method"].values:
             methods = ", ".join(scores["method"].values)
             raise EvaluationError(f"reference {against!r} is not among the methods ({methods})")
-        return lambda m: 1 - m["crps"] / m["crps"].sel({"method": against}, drop=True)
+        return lambda m: skill_score(m["crps"], m["crps"].sel({"method": against}, drop=True).broadcast_like(m["crps"]))
     if name == "rmse":
-        return lambda m: np.sqrt(m["squared_error"])
+        return lambda m: m["squared_error"] ** 0.5
     if name == "spread":
-        return lambda m: np.sqrt(inflation * m["variance"])
+        return lambda m: (inflation * m["variance"]) ** 0.5
     if name == "spread_skill_ratio":
-        return lambda m: np.sqrt(inflation * m["variance"] / m["squared_error"])
+        return lambda m: spread_skill(inflation * m["variance"], m["squared_error"])
     return lambda m: m[name]
 
 
@@ -137,7 +138,9 @@ def candidates(scores: xr.Dataset) -> list[str]:
 def references(scores: xr.Dataset) -> list[str]:
     """The methods skill is shown against: climatology and persistence where present, else the stored reference."""
     names = [str(m) for m in scores["method"].values]
-    return [n for n in ("climatology", "persistence") if n in names] or [r for r in [scores.attrs.get("reference")] if r]
+    return [n for n in ("climatology", "persistence") if n in names] or [
+        r for r in [scores.attrs.get("reference")] if r
+    ]
 
 
 def periods(scores: xr.Dataset) -> dict[str, list[int]]:

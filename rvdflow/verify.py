@@ -58,10 +58,10 @@ def verify(
     _check_origin(opened, truth)
     total = len(common_cases(opened)[0])
     with progress(total, "verify", unit="cases", quiet=quiet) as bar:
-        scores = score(
-            observed, opened, variable=variable, reference=reference, on_case=lambda done, of: bar.advance()
-        )
-    scores.attrs["dataset_sha256"] = next((f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), "")
+        scores = score(observed, opened, variable=variable, reference=reference, on_case=lambda done, of: bar.advance())
+    scores.attrs["dataset_sha256"] = next(
+        (f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), ""
+    )
     if output is not None:
         write_scores(scores, output, overwrite=overwrite)
     if report is not None:
@@ -129,7 +129,7 @@ def _check_origin(opened: dict[str, xr.Dataset], truth: Path | str) -> None:
 
 
 def write_scores(scores: xr.Dataset, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write scores as a store of this software: checksums, manifest, `complete` last. Errors as `lbm.dataset.create`."""
+    """Write scores as a store with checksums, manifest, and `complete` last. Errors as `lbm.dataset.create`."""
 
     def chunks(name: str) -> tuple[int, ...]:
         array = scores[name]
@@ -154,10 +154,10 @@ def write_scores(scores: xr.Dataset, path: Path | str, *, overwrite: bool = Fals
 
 def print_skill_table(scores: xr.Dataset, *, quiet: bool = False) -> None:
     """The skill table and what it says, on standard output."""
-    from evaluation import tables
+    from evaluation import tables, words
 
     say(tables.skill_table_text(scores), quiet=quiet)
-    for sentence in tables.summary_sentences(scores):
+    for sentence in words.summary_sentences(scores):
         say(f"- {sentence}", quiet=quiet)
 
 
