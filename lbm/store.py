@@ -304,3 +304,14 @@ def remove_tree(directory: Path) -> None:
     """Delete a directory we made; its absence is fine."""
     with disk_errors(directory):
         shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+
+
+def readable(path: Path, action: Any) -> Any:
+    """Run a reading action; whatever zarr or xarray make of damaged metadata becomes a `DataError`."""
+    try:
+        return action(path)
+    except DataError:
+        raise
+    except Exception as error:  # zarr raises KeyError, TypeError, ... from anywhere on hostile metadata
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} cannot be read: {first[:200]}") from error
