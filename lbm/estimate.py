@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lbm.config import SimulateConfig
-from lbm.console import duration, size
+from lbm.console import size
 from lbm.errors import ResourceError, UsageError
 from lbm.store import MAX_CHUNKS
 
@@ -25,9 +25,6 @@ class Estimate:
     memory: float
     disk: float
     seconds: float
-
-    def __str__(self) -> str:
-        return f"memory {size(self.memory)}, disk {size(self.disk)}, about {duration(self.seconds)}"
 
 
 def chunk_frames(config: SimulateConfig) -> int:
