@@ -99,7 +99,7 @@ def _segments(solid, flat):
 
 
 def _links(solid, sides, open_ends, flat):
-    """All links: row of the source (from 1), the two index pairs, the inlet factors."""
+    """All links: row of the source (from 1), the two index pairs, the velocity factors."""
     ny, nx = solid.shape
     profile, collected = inlet_profile(ny, sides), []
     halo = np.pad(solid, ((1, 1), (0, 0)), mode="edge" if sides == "free-slip" else "wrap")

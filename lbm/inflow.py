@@ -1,9 +1,10 @@
-"""The inlet velocity of each tick: smooth ramp, symmetry-breaking pulse, Ornstein-Uhlenbeck noise.
+"""The inlet velocity of each tick: Ornstein-Uhlenbeck noise, symmetry-breaking pulse, smooth ramp.
 
-    u(t) = U r(t) (1 + sigma_u n_u(t))        v(t) = U r(t) (sigma_v n_v(t) + pulse(t))
+    u(t) = U (1 + r(t) sigma_u n_u(t))      v(t) = U (r(t) sigma_v n_v(t) + pulse(t))
 
-n are independent stationary Ornstein-Uhlenbeck processes of unit variance and one correlation time. Their normals come
-from Philox keyed by (seed, trajectory) in blocks numbered by tick, so that no generator state has to be kept.
+r rises smoothly from 0 to 1; n are independent stationary Ornstein-Uhlenbeck processes of unit variance and one
+correlation time. Their normals come from Philox keyed by (seed, trajectory) in blocks numbered by tick, so that
+no generator state has to be kept.
 """
 
 import math
@@ -27,7 +28,7 @@ def generator(seed: int, trajectory: int, purpose: str, block: int = 0) -> np.ra
 
 
 class Inflow:
-    """Inlet velocities of a flow; `noise` (2,) is the process' present value and the only state."""
+    """Inlet velocities of one trajectory; `noise` (2,) is the process' present value and the only state."""
 
     def __init__(self, p: "FlowParameters"):
         self.p = p
@@ -43,12 +44,12 @@ class Inflow:
         p, t = self.p, np.arange(tick, tick + ticks) + 0.5
         # polynomials: numpy's vector sine need not give the same bits at every position of an array
         s = np.minimum(t / max(p.ramp_ticks, 1), 1)
-        scale = p.inflow_velocity * (s * s * (3 - 2 * s))
+        ramp = s * s * (3 - 2 * s)
         s = np.clip((t - self.pulse_start) / self.pulse_length, 0, 1)
         pulse = self.pulse_height * (16 * s * s * (1 - s) * (1 - s))
         noise = self._noise(tick, ticks)
-        u = scale * (1 + p.noise_streamwise * noise[:, 0])
-        return np.stack([u, scale * (p.noise_transverse * noise[:, 1] + pulse)], axis=1)
+        u, v = 1 + ramp * p.noise_streamwise * noise[:, 0], ramp * p.noise_transverse * noise[:, 1] + pulse
+        return p.inflow_velocity * np.stack([u, v], axis=1)
 
     def _noise(self, tick: int, ticks: int) -> np.ndarray:
         path = np.zeros((ticks, 2))
@@ -62,8 +63,6 @@ class Inflow:
                 self._block = block
             n = min(BLOCK - first, ticks - done)
             decay = math.exp(-1 / self.p.noise_time)
-            kernels.ornstein_uhlenbeck(
-                self.noise, self._normals[first : first + n], decay, path[done : done + n]
-            )
+            kernels.ornstein_uhlenbeck(self.noise, self._normals[first : first + n], decay, path[done : done + n])
             done += n
         return path

@@ -121,11 +121,12 @@ def odd_row(f, g, y, rates):
 
 
 @njit(**OPTIONS)
-def follow_links(f, g, y, parity, u, v):
+def follow_links(f, g, y, parity, velocity):
     """Boundary links whose source lies in row y, after that row's collision; parity 0 is an even tick."""
     target, source = U(2) * parity, U(2) * parity + U(1)
     for k in range(g.link_start[y], g.link_start[y + U(1)]):
-        f[g.links[k, target]] = f[g.links[k, source]] + (g.pushes[k, 0] * u + g.pushes[k, 1] * v)
+        push = g.pushes[k, 0] * velocity[0] + g.pushes[k, 1] * velocity[1]
+        f[g.links[k, target]] = f[g.links[k, source]] + push
 
 
 @njit(**OPTIONS)
@@ -187,7 +188,7 @@ def advance(f, held, g, rates, outlet, inflow, tick):
     """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls.
 
     f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates: (s_v, s_b, s_q);
-    outlet: (convection speed, speed of sound, pressure relaxation); inflow: (ticks, 2) inlet velocity of each tick.
+    outlet: (convection speed, speed of sound, pressure relaxation); inflow: (ticks, 2) inlet velocity.
     Odd rows 1 and ny come last, when the rows across a periodic side are done.
     """
     real, ny = f.dtype.type, g.ny
@@ -205,7 +206,7 @@ def advance(f, held, g, rates, outlet, inflow, tick):
                 if g.outlet:
                     out3, out6, out7 = outlet_row(f, g, y, U(0), outlet[0])
                 even_row(f, g, y, rates)
-                follow_links(f, g, y, U(0), inflow[now, 0], inflow[now, 1])
+                follow_links(f, g, y, U(0), inflow[now])
                 if g.outlet:
                     set_outlet(f, g, y, U(0), out3 + held3, out6 + held6, out7 + held6)
             if with_odd and step >= 3:
@@ -217,7 +218,7 @@ def advance(f, held, g, rates, outlet, inflow, tick):
                 if g.outlet:
                     out3, out6, out7 = outlet_row(f, g, y, U(1), outlet[0])
                 odd_row(f, g, y, rates)
-                follow_links(f, g, y, U(1), inflow[later, 0], inflow[later, 1])
+                follow_links(f, g, y, U(1), inflow[later])
                 if g.outlet:
                     set_outlet(f, g, y, U(1), out3 + held3, out6 + held6, out7 + held6)
         done = later + 1 if with_odd else done + 1

@@ -16,9 +16,7 @@ HERMITE = {"bulk": [X2 + Y2], "shear": [X2 - Y2, CX * CY], "third": [X2 * CY, CX
 def equilibrium(density, u, v):
     """Full product equilibrium, rho phi(u) phi(v), all orders up to u^2 v^2; shape (9, ny, nx)."""
     phi = [lambda c, a: 2 / 3 - a * a, lambda c, a: 1 / 6 + c * a / 2 + a * a / 2]
-    return np.stack(
-        [density * phi[abs(cx)](cx, u) * phi[abs(cy)](cy, v) for cx, cy in zip(CX, CY, strict=True)]
-    )
+    return np.stack([density * phi[abs(cx)](cx, u) * phi[abs(cy)](cy, v) for cx, cy in zip(CX, CY, strict=True)])
 
 
 def moments(f):
@@ -49,9 +47,9 @@ def absorption(f, sound_speed, relaxation):
 def step(f, rates, solid, *, sides, inflow=None, profile=None, outlet=None):
     """Populations one tick later.
 
-    sides: "periodic" or "free-slip"; inflow: (u, v) at the left boundary during this tick, None for a flow
-    periodic in x; profile: (ny, 2) factors of u and v along the inlet; outlet: (convection speed, absorption (9,)
-    computed at the last even tick).
+    sides: "periodic" or "free-slip"; inflow: (u, v) at the left boundary during this tick, None for a flow periodic
+    in x; profile: (ny, 2) factors of u and v along the inlet; outlet: (convection speed, absorption (9,) computed
+    at the last even tick).
     """
     post, new = collide(f, rates), np.empty_like(f)
     pad = np.pad(solid, ((1, 1), (0, 0)), mode="edge" if sides == "free-slip" else "wrap")
