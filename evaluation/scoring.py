@@ -88,8 +88,8 @@ def add_case(
     `EvaluationError` for a value there that is not finite.
     """
     where = f"method {str(scores['method'].values[m])!r}, trajectory {case[0]}, init time {case[1]}"
-    _finite(members[..., fluid], where)
-    _finite(truth[..., fluid], f"truth of trajectory {case[0]} after init time {case[1]}")
+    _finite(members, fluid, where)
+    _finite(truth, fluid, f"truth of trajectory {case[0]} after init time {case[1]}")
     i = scores.indexes["trajectory"].get_loc(case[0])
     j = scores.indexes["init_time"].get_loc(case[1])
     block = int(scores["block"].values[i])
@@ -111,14 +111,14 @@ def add_case(
         scores["rank_count"].values[m, i, :, :ranks] += counts
         rng = np.random.default_rng([seed, case[0], case[1]])
         cells = rng.permutation(np.flatnonzero(fluid))[:NULL_CELLS]
-        pool = np.concatenate([members, truth[None]]).reshape(ranks, len(truth), -1)[..., cells]
+        pool = np.concatenate([a.reshape(-1, len(truth), fluid.size)[..., cells] for a in (members, truth)])
         table = exchanged_ranks(pool, rng)
         null = scores["rank_null"].values
         null[m, :, :, :ranks] += table[rng.integers(ranks, size=null.shape[1])]
 
 
-def _finite(values: np.ndarray, where: str) -> None:
-    bad = values.size - int(np.isfinite(values).sum())
+def _finite(values: np.ndarray, fluid: np.ndarray, where: str) -> None:
+    bad = 0 if np.isfinite(values).all() else int((~np.isfinite(values) & fluid).sum())
     if bad:
         raise EvaluationError(
             f"{where}: {bad} of {values.size} values are NaN or infinite; a forecast that broke down is not scored "
@@ -152,10 +152,9 @@ def exchanged_ranks(pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     elements, leads, _ = pool.shape
     shuffle = rng.permutation(elements)
-    order = shuffle[np.argsort(pool[shuffle], axis=0, kind="stable")]  # (rank, lead_time, cell) -> element
-    lead = np.arange(leads)[None, :, None]
-    rank = np.arange(elements)[:, None, None]
-    flat = (order * leads + lead) * elements + rank
+    columns = np.ascontiguousarray(np.moveaxis(pool[shuffle], 0, -1))
+    order = shuffle[np.argsort(columns, axis=-1)]  # (lead_time, cell, rank) -> element
+    flat = (order * leads + np.arange(leads)[:, None, None]) * elements + np.arange(elements)
     return np.bincount(flat.ravel(), minlength=elements * leads * elements).reshape(elements, leads, elements)
 
 

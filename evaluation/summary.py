@@ -27,6 +27,7 @@ import numpy as np
 import xarray as xr
 
 from evaluation.errors import EvaluationError
+from evaluation.resampling import bootstrap, resampled_means, resampling_counts
 from evaluation.skill import skill_score, spread_skill
 
 MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
@@ -61,45 +62,43 @@ def metric(
     if name not in USES:
         raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(USES)}")
     formula = _formula(scores, name, reference)
-    value = formula(_means(scores, USES[name], leads, None))
-    runs = scores.sizes["trajectory"]
-    if runs < MINIMUM_RUNS:
-        low = high = xr.full_like(value, np.nan)
+    means, cases = run_means(scores, USES[name], leads)
+    if scores.sizes["trajectory"] < MINIMUM_RUNS:
+        known = _whole(means, cases, formula)
+        low = high = xr.full_like(known, np.nan)
     else:
-        spread = formula(_means(scores, USES[name], leads, run_draws(runs, resamples, seed)))
-        tails = spread.quantile([(1 - level) / 2, (1 + level) / 2], dim="resample", skipna=False)
-        low, high = tails.isel(quantile=0, drop=True), tails.isel(quantile=1, drop=True)
-    return xr.Dataset({"value": value, "low": low, "high": high})
+        found = bootstrap(means, formula, weights=cases, resamples=resamples, level=level, seed=seed)
+        known, low, high = found["estimate"], found["lower"], found["upper"]
+    return xr.Dataset({"value": known, "low": low, "high": high})
 
 
 def value(
     scores: xr.Dataset, name: str, *, reference: str | None = None, leads: Sequence[int] | None = None
 ) -> xr.DataArray:
     """The `value` of `metric` alone, without the work of an interval."""
-    return _formula(scores, name, reference)(_means(scores, USES[name], leads, None))
+    return _whole(*run_means(scores, USES[name], leads), _formula(scores, name, reference))
 
 
-def run_draws(runs: int, resamples: int, seed: int) -> xr.DataArray:
-    """How often each run is drawn in each resample (resample, trajectory); every row sums to `runs`."""
-    counts = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), size=resamples)
-    return xr.DataArray(counts.astype(float), dims=("resample", "trajectory"))
+def run_means(
+    scores: xr.Dataset, names: Sequence[str], leads: Sequence[int] | None = None
+) -> tuple[xr.Dataset, xr.DataArray]:
+    """Statistics averaged over the cases of each run (method, trajectory, lead_time), and the cases of each run.
 
-
-def _means(
-    scores: xr.Dataset, names: Sequence[str], leads: Sequence[int] | None, draws: xr.DataArray | None
-) -> xr.Dataset:
-    """Means over cases of the statistics `names`: (method, lead_time), with `draws` (resample, method, lead_time)."""
-    stored = scores[list(names)].reset_coords(drop=True).drop_vars("trajectory")
-    used = scores["truth_mean"].notnull().any("lead_time").drop_vars("trajectory")
-    sums, cases = stored.sum("init_time", min_count=1), used.sum("init_time").astype(float)
+    With `leads` these are averaged too, and lead_time is gone.
+    """
+    means = scores[list(names)].reset_coords(drop=True).mean("init_time")
+    cases = scores["truth_mean"].notnull().any("lead_time").sum("init_time").reset_coords(drop=True)
     if leads is not None:
         missing = sorted(set(leads) - set(scores["lead_time"].values.tolist()))
         if missing:
             raise EvaluationError(f"leads {missing} were not scored; scored: {scores['lead_time'].values.tolist()}")
-        sums = sums.sel(lead_time=list(leads)).mean("lead_time", skipna=False)
-    if draws is None:
-        return sums.sum("trajectory", skipna=False) / cases.sum("trajectory")
-    return xr.Dataset({n: xr.dot(draws, sums[n], dim="trajectory") for n in names}) / xr.dot(draws, cases)
+        means = means.sel(lead_time=list(leads)).mean("lead_time", skipna=False)
+    return means, cases
+
+
+def _whole(means: xr.Dataset, cases: xr.DataArray, formula: Callable[[xr.Dataset], xr.DataArray]) -> xr.DataArray:
+    once = np.ones((1, cases.size), np.int64)
+    return formula(resampled_means(means, once, weights=cases)).isel(resample=0)
 
 
 def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Callable[[xr.Dataset], xr.DataArray]:
@@ -165,7 +164,7 @@ def significant(scores: xr.Dataset, method: str, reference: str, *, resamples: i
     sure = np.zeros(value.shape, bool)
     if blocks >= MINIMUM_RUNS:
         gain = np.nan_to_num(sums[1] - sums[0])
-        draws = run_draws(blocks, resamples, seed).values
+        draws = resampling_counts(blocks, resamples, seed).astype(float)
         low, high = np.quantile(np.tensordot(draws, gain, 1), [0.025, 0.975], axis=0)
         sure = ((low > 0) | (high < 0)) & np.isfinite(value)
     return xr.Dataset({"value": (("y", "x"), value), "sure": (("y", "x"), sure)})

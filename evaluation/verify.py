@@ -27,6 +27,7 @@ import numpy as np
 import xarray as xr
 
 from evaluation.alignment import align
+from evaluation.dims import ALIASES
 from evaluation.errors import EvaluationError
 from evaluation.scoring import CASE_STATISTICS, Case, add_case, allocate, finish
 
@@ -86,13 +87,16 @@ def verify(
     """
     if not forecasts:
         raise EvaluationError("no forecast to verify: give at least one")
+    truth, forecasts = _renamed(truth), {name: _renamed(f) for name, f in forecasts.items()}
     variable = _choose_variable(truth, forecasts, variable)
     if reference is not None and reference not in forecasts:
         raise EvaluationError(f"reference {reference!r} is not among the forecasts ({', '.join(forecasts)})")
     cases, leads = common_cases(forecasts)
     methods = []
     for name, forecast in forecasts.items():
-        values, aligned = align(forecast.sel(lead_time=leads), truth, variable)
+        if forecast["lead_time"].values.tolist() != leads:  # a selection copies: not without need
+            forecast = forecast.sel(lead_time=leads)
+        values, aligned = align(forecast, truth, variable, mask_walls=False)
         order = ("trajectory", "init_time", "lead_time", "y", "x")
         values = values.transpose("trajectory", "init_time", "member", *order[2:])
         methods.append(_Method(name, values, aligned.transpose(*order), dict(forecast.attrs)))
@@ -109,6 +113,10 @@ def verify(
     finish(scores)
     reference = reference or default_reference(forecasts)
     return _describe(scores, truth, variable, methods, len(cases), reference, seed)
+
+
+def _renamed(data: xr.Dataset) -> xr.Dataset:
+    return data.rename({alias: name for alias, name in ALIASES.items() if alias in data.dims and name not in data.dims})
 
 
 def default_reference(methods: Iterable[str]) -> str:
@@ -188,7 +196,7 @@ def _describe(
         if name in CASE_STATISTICS:
             scores[name].attrs["long_name"] = f"{CASE_STATISTICS[name]}, mean over fluid cells"
     protocol = {
-        m.name: {k: _plain(v) for k, v in m.attrs.items() if k not in NOT_PROTOCOL and v not in (None, "")}
+        m.name: {k: _plain(v) for k, v in m.attrs.items() if k not in NOT_PROTOCOL and v is not None and str(v)}
         for m in methods
     }
     scores.attrs = {
