@@ -185,6 +185,9 @@ def split_counts(split: tuple[float, float, float], trajectories: int | None) ->
     for index in (0, 2, 1):
         if split[index] > 0 and sum(counts) < number:
             counts[index] = 1
+    counts = [max(count, int(number * part)) for count, part in zip(counts, split, strict=True)]
+    while sum(counts) > number:  # a guaranteed run was taken from the largest share
+        counts[counts.index(max(counts))] -= 1
     for _ in range(number - sum(counts)):
         deficits = [number * part - count for part, count in zip(split, counts, strict=True)]
         counts[deficits.index(max(deficits))] += 1

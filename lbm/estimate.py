@@ -56,16 +56,16 @@ def refuse_impossible(config: SimulateConfig, cost: Estimate, path: Path) -> Non
             f"a grid of {ny}x{nx} needs {size(cost.memory)} of memory, {size(available)} are available: "
             "lower --size, --frames or --threads"
         )
-    fields, runs = len(config.fields), config.trajectories or 1
-    if runs * fields * -(-config.frames // chunk_frames(config)) > MAX_CHUNKS:
-        raise UsageError(
-            f"{runs} trajectories of {config.frames} frames make more than {MAX_CHUNKS:,} files: lower them"
-        )
     free = shutil.disk_usage(path.parent).free
     if cost.disk > free:
         raise ResourceError(
             f"{path} would take {size(cost.disk)}, {path.parent} has {size(free)} free: "
             "lower --frames, --trajectories or --frame-size, or choose another disk"
+        )
+    fields, runs = len(config.fields), config.trajectories or 1
+    if runs * fields * -(-config.frames // chunk_frames(config)) > MAX_CHUNKS:
+        raise UsageError(
+            f"{runs} trajectories of {config.frames} frames make more than {MAX_CHUNKS:,} files: lower them"
         )
 
 
