@@ -54,7 +54,11 @@ def write(path: Path, meta: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     replace_file(checksum_path(path), f"{digest}  {path.name}\n".encode())
-    replace_file(path, content)
+    try:
+        replace_file(path, content)
+    except OSError:
+        checksum_path(path).unlink(missing_ok=True)
+        raise
     return digest
 
 

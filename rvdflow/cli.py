@@ -32,9 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 @app.command()
 def train(
     data: DataPath,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Run folder; default: runs/PRESET-N.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default: runs/PRESET-N.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="small, paper-64, paper-128; default: by frame size and device.")
     ] = None,
@@ -86,7 +84,13 @@ def train(
 
 
 def _run_config(
-    data: Path, file: Path | None, sets: list[str], flags: dict[str, Any], device: str, resumed: Path | None, quiet: bool
+    data: Path,
+    file: Path | None,
+    sets: list[str],
+    flags: dict[str, Any],
+    device: str,
+    resumed: Path | None,
+    quiet: bool,
 ) -> Any:
     """The run's configuration; the preset is chosen when none is given. None: a resume that names no settings."""
     from lbm.dataset import open_dataset
@@ -150,7 +154,7 @@ def forecast(
     if method != "rvd" and not (checkpoint is sampler is steps is None):
         raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
     forecaster = _forecaster(method, data, checkpoint, sampler, steps, device, threads, quiet)
-    chosen = {
+    chosen: dict[str, Any] = {
         "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
         "stride": stride, "init_times": _integers(init_times), "cases": cases, "seed": seed or 0,
         "members_per_batch": members_per_batch, "cases_per_batch": cases_per_batch,

@@ -1,7 +1,7 @@
 """The whole pipeline on a small vortex street, by the very commands a user would type.
 
-Each step is a command line, printed before it runs and timed; a step whose output is complete is skipped and one that was
-stopped goes on, so the same command continues an interrupted demo.
+Each step is a command line, printed before it runs and timed; a step whose output is complete is skipped, one that
+was stopped goes on: the same command continues an interrupted demo.
 """
 
 from __future__ import annotations

@@ -101,9 +101,9 @@ def plan(
         times = list(range(first, last + 1, stride or lead))
     else:
         times = sorted(set(init_times))
-        wrong = [t for t in times if not first <= t <= last]
-        if wrong or not times:
-            raise UsageError(f"init time {(wrong or ['none'])[0]}: with context {context} and lead {lead} use {first}..{last}")
+        wrong = [str(t) for t in times if not first <= t <= last] if times else ["none"]
+        if wrong:
+            raise UsageError(f"init time {wrong[0]}: with context {context} and lead {lead} use {first}..{last}")
     if cases is not None and cases < len(runs) * len(times):
         runs = runs[: min(len(runs), cases)]
         times = _evenly(times, cases // len(runs))
@@ -172,7 +172,10 @@ def forecast_in_memory(forecaster: Forecaster, dataset: Any, frames: Frames, cho
     values = np.concatenate(groups)
     values = values.reshape(len(chosen.trajectories), len(chosen.init_times), *values.shape[1:])
     return xr.Dataset(
-        {name: (MEMBER_DIMS, values[..., i, :, :], _kept(dataset[name].attrs)) for i, name in enumerate(frames.variables)},
+        {
+            name: (MEMBER_DIMS, values[..., i, :, :], _kept(dataset[name].attrs))
+            for i, name in enumerate(frames.variables)
+        },
         coords={name: xr.Variable(*parts) for name, parts in _coordinates(chosen).items()},
         attrs=_attributes(forecaster, dataset, chosen),
     )
@@ -234,13 +237,9 @@ def open_truth(data: Path, forecaster: Forecaster) -> tuple[Any, Frames]:
     return opened, frames
 
 
-def _fill(
-    writer: store.Writer, forecaster: Forecaster, frames: Frames, chosen: Plan, stop: Stop, quiet: bool
-) -> None:
+def _fill(writer: store.Writer, forecaster: Forecaster, frames: Frames, chosen: Plan, stop: Stop, quiet: bool) -> None:
     written = np.asarray(writer.array("cases_written")[...])
-    place = {
-        (k, t): (i, j) for i, k in enumerate(chosen.trajectories) for j, t in enumerate(chosen.init_times)
-    }
+    place = {(k, t): (i, j) for i, k in enumerate(chosen.trajectories) for j, t in enumerate(chosen.init_times)}
     done = int((written == 1).sum())
     with progress(len(place), f"forecast {forecaster.method}", unit="cases", quiet=quiet, done=done) as bar:
         for group in chosen.groups():
@@ -289,9 +288,7 @@ def _create(
         "x": frames.width,
     }
     coords = _coordinates(chosen)
-    return store.create(
-        output, variables=variables, coords=coords, sizes=sizes, attrs=attributes, overwrite=overwrite
-    )
+    return store.create(output, variables=variables, coords=coords, sizes=sizes, attrs=attributes, overwrite=overwrite)
 
 
 def _kept(attrs: Any) -> dict[str, Any]:
@@ -339,14 +336,16 @@ def _resumed(output: Path, attributes: dict[str, Any], chosen: Plan) -> Plan:
     there = store.read_attributes(output)
     try:
         before = json.loads(there["config"])
-        portions = {name: int(before[name]) for name in _PORTIONS}
+        portions: dict[str, Any] = {name: int(before[name]) for name in _PORTIONS}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{output} is not an unfinished forecast: nothing to resume") from error
     now = json.loads(json.dumps(attributes)) | json.loads(attributes["config"]) | portions
     old = {**there, **before}
-    for name in sorted(set(now) - set(_MAY_DIFFER)):
-        if old.get(name) != now[name]:
-            raise UsageError(f"{output} was begun with {name} {old.get(name)}, now {now[name]}: resume with the same settings")
+    differing = [name for name in now if name not in _MAY_DIFFER and old.get(name) != now[name]]
+    if differing:
+        name = min(differing, key=lambda n: isinstance(now[n], list))  # a list of init times follows from the rest
+        was, wanted = (str(v)[:60] for v in (old.get(name), now[name]))
+        raise UsageError(f"{output} was begun with {name} {was}, now {wanted}: resume with the same settings")
     return replace(chosen, **portions)
 
 

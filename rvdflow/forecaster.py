@@ -113,7 +113,7 @@ class ResidualDiffusionForecaster(Forecaster):
     def draw(
         self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
     ) -> np.ndarray:
-        frame: tuple[int, int, int] = context.shape[2:]  # type: ignore[assignment]
+        frame: tuple[int, int, int] = context.shape[2:]
         noise = MemberNoise(seed, cases, members, frame, self.device)
         drawn = np.empty((len(cases) * len(members), lead, *frame), dtype=np.float32)
         with torch.inference_mode():

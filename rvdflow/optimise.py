@@ -78,8 +78,8 @@ class Optimiser:
             return
         for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            mean.copy_(now)  # running statistics are averages already
+        for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(seen)  # running statistics are averages already
 
     def state(self) -> tuple[dict[str, int], dict[str, Any]]:
         """(numbers, tensors) that `restore` needs to go on to the same bits."""
@@ -100,4 +100,6 @@ class Optimiser:
             self.model.load_state_dict(tensors["raw_weights"])
             self.optimiser.load_state_dict(tensors["optimiser"])
         except Exception as error:
-            raise DataError(f"the training state does not fit the network ({' '.join(str(error).split())[:200]})") from error
+            raise DataError(
+                f"the training state does not fit the network ({' '.join(str(error).split())[:200]})"
+            ) from error

@@ -107,7 +107,9 @@ class Run:
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         was, now = saved.meta["data"]["sha256"], self.data.identity["sha256"]
         if was != now:
-            raise DataError(f"{saved.path} was trained on a dataset with SHA-256 {was[:12]}..., this one has {now[:12]}...")
+            raise DataError(
+                f"{saved.path} was trained on a dataset with SHA-256 {was[:12]}..., this one has {now[:12]}..."
+            )
         self.optimiser.restore(saved.meta["optimiser"], saved.state)
         self.sums = saved.meta["sums"]
 
@@ -254,9 +256,7 @@ def finish(run: Run) -> dict[str, float]:
 # ------------------------------------------------------------------ the run folder
 
 
-def prepare_folder(
-    folder: Path, data: Path, config: RunConfig | None, *, resume: bool, overwrite: bool
-) -> RunConfig:
+def prepare_folder(folder: Path, data: Path, config: RunConfig | None, *, resume: bool, overwrite: bool) -> RunConfig:
     """Make (or reopen) a run folder and write its config.json; returns the configuration that holds.
 
     Never deletes anything but a run's own files, and those only with `overwrite`.
@@ -294,7 +294,9 @@ def _begin(folder: Path, data: Path, config: RunConfig | None) -> RunConfig:
 def _agreed(folder: Path, stored: RunConfig, config: RunConfig | None) -> RunConfig:
     if config is not None and config != stored:
         differing = differences(stored.model_dump(), config.model_dump())
-        raise UsageError(f"{folder} was begun with other settings ({'; '.join(differing[:3])}): leave them out to resume")
+        raise UsageError(
+            f"{folder} was begun with other settings ({'; '.join(differing[:3])}): leave them out to resume"
+        )
     return stored
 
 

@@ -1,6 +1,12 @@
-"""Builders shared by the tests of training and forecasting: a tiny flow dataset and a tiny network."""
+"""Builders shared by the tests of training and forecasting: a tiny flow dataset, a tiny network, cheap processes."""
 
-from collections.abc import Callable
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +102,97 @@ def trained(tmp_path_factory: pytest.TempPathFactory, flow: Path) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(flow, folder, _tiny(), threads=1, quiet=True)
     return folder
+
+
+# ------------------------------------------------------------------ command lines as processes
+
+# Importing torch takes seconds, so one process does it and forks a child for each command line. It has started no
+# thread by then. The child is a process like any other: it can be killed, stopped, and run out of disk.
+NURSERY = """
+import json, os, resource, sys
+import torch, torch._dynamo, xarray, zarr
+import rvdflow.cli, rvdflow.train, rvdflow.forecast, rvdflow.baselines, rvdflow.info, rvdflow.model
+for line in sys.stdin:
+    job = json.loads(line)
+    if "wait" in job:
+        pid, status = os.waitpid(job["wait"], job["options"])
+        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        continue
+    pid = os.fork()
+    if pid:
+        print(pid, flush=True)
+        continue
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(job[name], os.O_WRONLY | os.O_CREAT), number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(job["cwd"])
+    if job["limit"]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    sys.argv = ["rvdflow", *job["arguments"]]
+    code = 1
+    try:
+        rvdflow.cli.main()
+    except SystemExit as exit:
+        code = exit.code or 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+"""
+
+
+class Process:
+    """A running `rvdflow` command line."""
+
+    def __init__(self, ask: Callable[[dict], object], folder: Path, arguments: list[str], limit: int | None):
+        self.ask, self.returncode = ask, None
+        stem = f"{len(list(folder.glob('*.out'))):03d}"
+        self.files = [folder / f"{stem}.out", folder / f"{stem}.err"]
+        out, err = map(str, self.files)
+        job = {"out": out, "err": err, "cwd": str(folder), "limit": limit, "arguments": arguments}
+        self.pid = ask(job)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self.ask({"wait": self.pid, "options": os.WNOHANG})
+        return self.returncode
+
+    def wait(self) -> tuple[int, str, str]:
+        """(exit code, standard output, standard error) once it has ended."""
+        if self.returncode is None:
+            self.returncode = self.ask({"wait": self.pid, "options": 0})
+        return (self.returncode, *(file.read_text() for file in self.files))
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until `condition` holds; fails when the process ends before."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.poll() is None, self.wait()
+            assert time.monotonic() < deadline
+            time.sleep(0.003)
+
+
+@pytest.fixture(scope="session")
+def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
+    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None)`, in a working folder of its own."""
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    folder = tmp_path_factory.mktemp("processes")
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+
+    def ask(question: dict) -> object:
+        nursery.stdin.write(json.dumps(question) + "\n")
+        nursery.stdin.flush()
+        return json.loads(nursery.stdout.readline())
+
+    def start(*arguments: object, limit: int | None = None) -> Process:
+        return Process(ask, folder, [str(a) for a in arguments], limit)
+
+    yield start
+    nursery.stdin.close()
+    nursery.wait(30)
+    nursery.stdout.close()

@@ -29,9 +29,7 @@ def test_climatology_draws_coherent_pieces_of_training_runs_alone(flow):
     training = store.open_dataset(flow)["vorticity"].values[:2]
     fluid = np.ones((8, 16), dtype=bool)
     fluid[2:4, 3:5] = False
-    pieces = {
-        training[k, t : t + 5][:, fluid].tobytes(): (k, t) for k in range(2) for t in range(24 - 5 + 1)
-    }
+    pieces = {training[k, t : t + 5][:, fluid].tobytes(): (k, t) for k in range(2) for t in range(24 - 5 + 1)}
     for case in ds["vorticity"].values[0]:
         drawn = [pieces.get(np.ascontiguousarray(member[:, fluid]).tobytes()) for member in case]
         assert None not in drawn

@@ -154,7 +154,9 @@ def test_cases_are_bounded_and_spread_evenly(flow):
     assert len(plans(flow, split="train", stride=1, cases=1000).cases) == 2 * 18
 
 
-@pytest.mark.parametrize("wrong", [{"members": 0}, {"lead": 0}, {"context": 0}, {"stride": 0}, {"cases": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"members": 0}, {"lead": 0}, {"context": 0}, {"stride": 0}, {"cases": 0}, {"seed": -1}]
+)
 def test_numbers_out_of_range_are_refused(flow, wrong):
     with pytest.raises(UsageError, match=rf"{next(iter(wrong))} is"):
         plans(flow, **wrong)
@@ -190,7 +192,9 @@ def test_a_forecast_that_cannot_fit_is_refused_before_anything_is_allocated(fore
         ({"variables": ("density",)}, "no frames of 'vorticity'; it has density"),
     ],
 )
-def test_data_that_disagrees_with_the_checkpoint_is_refused_with_both_values(forecaster, build, tmp_path, other, message):
+def test_data_that_disagrees_with_the_checkpoint_is_refused_with_both_values(
+    forecaster, build, tmp_path, other, message
+):
     path = build(tmp_path / "other.zarr", **other)
     with pytest.raises(DataError, match=message) as caught:
         forecast(forecaster, path, tmp_path / "b.zarr", **SMALL)

@@ -71,9 +71,7 @@ def test_windows_read_from_disk_equal_windows_in_memory(flow):
     assert not disk.in_memory
     assert "in memory" in memory.describe()
     assert "from disk" in disk.describe()
-    pairs = zip(
-        clips(memory, 5, seed=3, first=2, last=19), clips(disk, 5, seed=3, first=2, last=19), strict=True
-    )
+    pairs = zip(clips(memory, 5, seed=3, first=2, last=19), clips(disk, 5, seed=3, first=2, last=19), strict=True)
     for a, b in pairs:
         assert a.equal(b)
 
