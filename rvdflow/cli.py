@@ -11,8 +11,11 @@ from lbm.console import Debug, emit_json, run, say
 from lbm.errors import UsageError
 
 app = typer.Typer(
+    name="rvdflow",
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Learn from simulated flow, forecast ensembles, verify them. Data come from `lbm simulate`.",
 )
 
@@ -227,22 +230,27 @@ def verify(
     output: Annotated[Path, typer.Option("-o", "--output", help="Scores.")] = Path("scores.zarr"),
     report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
     variable: Annotated[str | None, typer.Option(help="Which variable; default: the first.")] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Score unfinished forecasts as far as they go.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Score forecasts against the truth and write a report."""
-    from rvdflow.verify import print_skill_table, verify
+    from rvdflow.verify import print_skill_table, summary_json, verify
 
     scores = verify(
-        forecasts, truth, reference=reference, output=output, report=report, variable=variable, overwrite=overwrite
-    )
+        forecasts, truth, reference=reference, output=output, report=report, variable=variable,
+        allow_incomplete=allow_incomplete, overwrite=overwrite, quiet=quiet or json,
+    )  # fmt: skip
+    page = report / "index.html"
     if json:
-        emit_json({"scores": str(output), "report": str(report / "index.html")})
-    elif not quiet:
-        print_skill_table(scores)
-        say(f"report: {report / 'index.html'}")
+        emit_json({"scores": str(output), "report": str(page), **summary_json(scores)})
+        return
+    print_skill_table(scores, quiet=quiet)
+    say(f"report: {page}", quiet=quiet)
 
 
 @app.command()

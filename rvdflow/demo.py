@@ -21,7 +21,7 @@ from lbm.errors import DataError, FlowError, UsageError
 from rvdflow.checkpoint import replace_file
 
 # What --quick changes: every step still runs, on less of everything. Its forecasts are poor.
-QUICK_SIMULATION = ["--trajectories", "6", "--split", "4,1,1", "--frames", "60"]
+QUICK_SIMULATION = ["--trajectories", "6", "--split", "4,1,1", "--frames", "60", "--warmup", "40"]
 FORECAST = ["--ensemble", "16", "--context", "4", "--lead", "16", "--cases", "40"]
 QUICK_FORECAST = ["--ensemble", "4", "--context", "4", "--lead", "8", "--cases", "3"]
 
