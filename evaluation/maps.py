@@ -184,6 +184,7 @@ def animation(film: Film, *, seconds_per_frame: float = 0.45, dpi: int = 100) ->
             for image, (_, values, _) in zip(images, panels, strict=True):
                 image.set_data(_masked(values[i], film.solid))
             pictures.append(_raster(drawing, dpi))
+            drawing.set_layout_engine("none")  # the first frame settles the places: no jitter, and faster
     buffer = io.BytesIO()
     times = [round(1000 * seconds_per_frame)] * len(pictures)
     times[-1] *= 3

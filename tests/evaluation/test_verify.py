@@ -83,7 +83,7 @@ def test_rank_histogram_of_a_reliable_ensemble_lies_in_its_band_and_of_a_narrow_
 
 
 def test_persistence_of_an_autoregression_has_the_error_theory_says():
-    # x' = phi x + sqrt(1 - phi^2) e: x_{t+k} - x_t is normal with variance 2 (1 - phi^k), and E|N(0, v)| = sqrt(2 v / pi).
+    # Stationary with variance 1, x_{t+k} - x_t is normal with variance 2 (1 - phi^k), and E|N(0, v)| = sqrt(2 v / pi).
     phi, rng, shape = 0.8, np.random.default_rng(2), (8, 1, 20, 20)
     frames = [rng.standard_normal(shape)]
     for _ in range(40):
@@ -191,7 +191,7 @@ def test_only_cases_that_every_method_has_are_scored():
 
 
 def test_leads_are_those_all_methods_have():
-    truth, ensemble = gaussian(8)
+    _, ensemble = gaussian(8)
     cases, leads = common_cases({"a": ensemble(2), "b": ensemble(2).isel(lead_time=slice(0, 2))})
     assert len(cases) == 30
     assert leads == [1, 2]

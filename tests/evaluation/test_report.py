@@ -1,0 +1,252 @@
+"""The report: complete in itself, escaped, honest about what does not apply, and equal to the scores it shows."""
+
+import base64
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from PIL import Image
+
+from evaluation import maps, plots, summary, tables, words
+from evaluation.report import Picture, film_of, render, write_report
+from evaluation.style import figure, label_ends, png
+from evaluation.verify import verify
+
+HOSTILE = "<script>alert(1)</script>"
+LEADS = 3
+
+
+def case(
+    methods: dict[str, tuple[int, float]], *, runs: int = 4, inits: int = 2, seed: int = 0, name: str = "vorticity"
+) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+    """A truth of noise with an obstacle, and forecasts: {method: (members, standard deviation of its error)}."""
+    rng = np.random.default_rng(seed)
+    shape = (runs, 4 + inits * LEADS + LEADS, 8, 16)
+    solid = np.zeros((runs, 8, 16), bool)
+    solid[:, 3:5, 4:6] = True
+    field = ("trajectory", "time", "y", "x")
+    about = {"units": "1/tick", "long_name": name}
+    truth = xr.Dataset(
+        {"vorticity": (field, rng.standard_normal(shape), about), "solid": (("trajectory", "y", "x"), solid)},
+        attrs={"frame_interval": 64, "frame_interval_units": "ticks"},
+    )
+    starts = 3 + LEADS * np.arange(inits)
+    lead = np.arange(1, LEADS + 1)
+    valid = truth["vorticity"].values[:, starts[:, None] + lead][:, :, None]
+    forecasts = {}
+    for method, (members, error) in methods.items():
+        values = valid + error * rng.standard_normal((runs, inits, members, LEADS, 8, 16))
+        forecasts[method] = xr.Dataset(
+            {"vorticity": (("trajectory", "init_time", "member", "lead_time", "y", "x"), values, about)},
+            coords={"trajectory": np.arange(runs), "init_time": starts, "lead_time": lead},
+            attrs={"method": method, "seed": 7, "sampler": "ddim", "checkpoint_sha256": "ab" * 32},
+        )
+    return truth, forecasts
+
+
+THREE = {"rvd": (4, 0.3), "climatology": (4, 1.0), "persistence": (1, 1.0)}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.Dataset]:
+    """A report of three methods, one of them with a single member, and its scores."""
+    truth, forecasts = case(THREE)
+    scores = verify(truth, forecasts)
+    folder = tmp_path_factory.mktemp("out") / "report"
+    write_report(scores, folder, film=film_of(scores, truth, forecasts))
+    return folder, scores
+
+
+def test_page_asks_for_nothing_outside_itself(written):
+    page = (written[0] / "index.html").read_text()
+    sources = re.findall(r'(?:src|href|srcset|action|data)\s*=\s*["\']?([^"\'\s>]*)', page)
+    assert len(sources) >= 8
+    assert all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|@import|url\(", page)
+    assert "https:" not in page
+    assert "http:" not in page
+    assert "default-src 'none'" in page
+
+
+def test_every_figure_is_in_the_page_and_beside_it(written):
+    folder, _ = written
+    page = (folder / "index.html").read_text()
+    embedded = {base64.b64decode(code) for code in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)}
+    files = {p.name: p.read_bytes() for p in (folder / "figures").iterdir()}
+    assert set(files) == {
+        *("animation.webp", "film.png", "crps.png", "skill.png", "spread.png", "ranks.png"),
+        *("crps-map.png", "skill-map.png"),
+    }
+    assert embedded == set(files.values())
+    for name, data in files.items():
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        assert picture.width > 600
+        assert getattr(picture, "n_frames", 1) == (LEADS if name == "animation.webp" else 1)
+
+
+def test_page_is_well_formed_and_readable_on_a_phone_and_at_night(written):
+    page = (written[0] / "index.html").read_text()
+    from html.parser import HTMLParser
+
+    class Balance(HTMLParser):
+        open: list[str]
+
+        def handle_starttag(self, tag, attrs):
+            if tag not in ("meta", "img", "br"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Balance()
+    parser.open = []
+    parser.feed(page)
+    assert parser.open == []
+    assert 'name="viewport"' in page
+    assert "prefers-color-scheme: dark" in page
+    assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img [^>]{0,200}", page))
+
+
+def test_protocol_says_how_the_forecasts_were_made(written):
+    page = (written[0] / "index.html").read_text()
+    for text in (
+        "ddim",
+        "ab" * 32,
+        "checkpoint SHA-256",
+        "8 cases from 4 runs",
+        "fair CRPS",
+        "numpy",
+        "frames of 64 ticks",
+    ):
+        assert text in page
+
+
+def test_what_does_not_apply_is_said(written):
+    page = (written[0] / "index.html").read_text()
+    assert page.count(">n/a<") == LEADS + 1  # spread / RMSE of persistence at each lead and over all
+    assert "Not applicable to persistence" in page
+    assert "4 runs they are rough" in page
+
+
+def test_csv_holds_the_numbers_of_the_metrics(written):
+    folder, scores = written
+    with (folder / "scores.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    names = {row["metric"] for row in rows}
+    assert names == set(summary.USES)
+    skill = summary.metric(scores, "crpss", reference="climatology", leads=[1, 2, 3]).sel({"method": "rvd"})
+    (row,) = [r for r in rows if (r["method"], r["lead_time"], r["reference"]) == ("rvd", "1-3", "climatology")]
+    for key in ("value", "low", "high"):
+        assert float(row[key]) == pytest.approx(float(skill[key]), rel=1e-6)
+    assert not [r for r in rows if r["method"] == "persistence" and r["metric"].startswith("spread")]
+    assert {r["units"] for r in rows if r["metric"] == "crps"} == {"1/tick"}
+
+
+def test_skill_table_prints_the_metrics(written):
+    _, scores = written
+    lines = tables.skill_table_text(scores).splitlines()
+    scale = summary.truth_deviation(scores)
+    for i, lead in enumerate((1, 2, 3)):
+        cells = lines[3 + i].replace(" %", "").split()
+        pick = {"method": "rvd", "lead_time": lead}
+        assert cells[0] == str(lead)
+        assert float(cells[1]) == pytest.approx(float(summary.value(scores, "crps").sel(pick)) / scale, abs=6e-4)
+        skill = float(summary.value(scores, "crpss", reference="climatology").sel(pick))
+        assert float(cells[4]) == pytest.approx(100 * skill, abs=0.06)
+        assert float(cells[6]) == pytest.approx(float(summary.value(scores, "spread_skill_ratio").sel(pick)), abs=6e-3)
+    assert max(map(len, lines)) < 100
+    widths = {len(line) for line in lines[1:-1]}
+    assert len(widths) == 1  # columns line up
+
+
+def test_summary_says_how_much_better_and_where(written):
+    _, scores = written
+    first, second, spread, sample = words.summary_sentences(scores)
+    skill = summary.metric(scores, "crpss", reference="climatology", leads=[1, 2, 3]).sel({"method": "rvd"})
+    assert f"{100 * float(skill['value']):.1f} % lower than that of climatology over leads 1-3" in first
+    assert f"(95 % interval {100 * float(skill['low']):.1f} to {100 * float(skill['high']):.1f} %)" in first
+    assert first.endswith("it is better at every lead.")
+    assert "persistence" in second
+    assert "spread-skill ratio of rvd" in spread
+    assert "8 cases from 4 runs" in sample
+
+
+def test_names_from_files_are_escaped():
+    truth, forecasts = case({HOSTILE: (3, 0.5), "climatology": (3, 1.0)}, name=HOSTILE)
+    forecasts[HOSTILE].attrs |= {"sampler": HOSTILE, HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    scores = verify(truth, forecasts)
+    picture = Picture("crps", HOSTILE, "caption", b"x")
+    page = render(scores, [picture], title=HOSTILE)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_one_deterministic_method_on_one_run_still_makes_a_report(tmp_path):
+    truth, forecasts = case({"persistence": (1, 1.0)}, runs=1)
+    scores = verify(truth, forecasts)
+    page = write_report(scores, tmp_path / "r", film=film_of(scores, truth, forecasts)).read_text()
+    assert {p.stem for p in (tmp_path / "r" / "figures").iterdir()} == {"animation", "film", "crps", "crps-map"}
+    assert "No intervals: they need at least 3 runs, and there are 1." in page
+    assert "there is no reference to compare with" in page
+
+
+def test_report_is_not_overwritten_and_spares_other_files(tmp_path):
+    truth, forecasts = case({"rvd": (2, 0.5)}, runs=1)
+    scores = verify(truth, forecasts)
+    (tmp_path / "notes.txt").write_text("mine")
+    write_report(scores, tmp_path)
+    with pytest.raises(FileExistsError, match="overwrite"):
+        write_report(scores, tmp_path)
+    write_report(scores, tmp_path, overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.txt", "index.html", "figures", "scores.csv"}
+    with pytest.raises(FileExistsError, match="is a file"):
+        write_report(scores, tmp_path / "notes.txt")
+
+
+def test_skill_is_significant_where_every_run_agrees_and_not_where_runs_differ():
+    truth, forecasts = case({"rvd": (3, 0.5), "climatology": (3, 1.0)}, runs=6)
+    scores = verify(truth, forecasts)
+    gain = np.ones((6, 8, 16))
+    gain[:, :, 8:] *= np.array([1, -1, 1, -1, 1, -1])[:, None, None]
+    scores["crps_map"][:] = 2.0
+    scores["crps_map"].values[0] = 2.0 - gain[:, None]
+    found = summary.significant(scores, "rvd", "climatology")
+    fluid = scores["fluid_cases"][0].values > 0
+    np.testing.assert_array_equal(found["sure"][:, :8], fluid[:, :8])
+    assert not bool(found["sure"][:, 8:].any())
+    np.testing.assert_allclose(found["value"].values[:, :8][fluid[:, :8]], 0.5)
+    np.testing.assert_allclose(found["value"][:, 8:], 0.0, atol=1e-12)
+
+
+def test_the_film_shows_the_case_of_median_crps():
+    truth, forecasts = case({"rvd": (3, 0.5)}, runs=3, inits=3)
+    scores = verify(truth, forecasts)
+    chosen = maps.typical_case(scores, "rvd")
+    crps = scores["crps"].sel({"method": "rvd"}).mean("lead_time")
+    at = float(crps.sel(trajectory=chosen[0], init_time=chosen[1]))
+    assert at == float(crps.median())
+    film = film_of(scores, truth, forecasts)
+    run, init = chosen
+    np.testing.assert_array_equal(film.truth, truth["vorticity"][run, init + 1 : init + 1 + LEADS])
+    assert film.solid.sum() == 4
+
+
+def test_labels_at_curve_ends_do_not_overlap():
+    with figure(5, 3) as drawing:
+        axes = drawing.add_subplot()
+        axes.set_ylim(0, 1)
+        label_ends(axes, [(0, y, str(y), "black") for y in (0.50, 0.51, 0.52, 0.9)], gap=0.06)
+        heights = sorted(text.xy[1] for text in axes.texts)
+    assert min(np.diff(heights)) > 0.06 - 1e-6
+    assert heights[-1] == pytest.approx(0.9)
+
+
+def test_equal_scores_give_equal_figures(written):
+    _, scores = written
+    assert png(plots.crps_by_lead(scores)) == png(plots.crps_by_lead(scores))
