@@ -17,14 +17,19 @@ _WHERE = {
     "crps": "statistics",
     "ensemble_statistics": "statistics",
     "mae": "statistics",
+    "metric": "summary",
     "rank_histogram": "statistics",
     "ranks_to_histogram": "statistics",
+    "read_scores": "scores",
     "rmse": "statistics",
     "skill_score": "skill",
     "spread_skill": "skill",
     "spread_skill_ratio": "statistics",
     "squared_error": "statistics",
     "variance": "statistics",
+    "verify": "verification",
+    "write_report": "report",
+    "write_scores": "scores",
 }
 
 __all__ = list(_WHERE)

@@ -31,6 +31,11 @@ LANES = 128
 """Points in a tile. The loops below take their length from the row, on purpose: told the number, the compiler
 unrolls the compare-exchange completely and makes it up to four times slower."""
 
+FLOATS = ("crps", "crps_fair", "variance", "bias", "squared_error", "absolute_error")
+INTEGERS = ("rank", "ties", "present")
+CRPS, CRPS_FAIR, VARIANCE, BIAS, SQUARED_ERROR, ABSOLUTE_ERROR = range(6)
+RANK, TIES, PRESENT = range(3)
+
 MOST_MEMBERS_8BIT = 4096
 """Up to here the sums of 8-bit values fit 32 bits: sum |2m - 1 - M| * 255 < 2^31."""
 
@@ -184,15 +189,13 @@ def _members_present(forecast, n, scratch):
 
 
 @_jit
-def _score_incomplete(
-    forecast, y, n, omit, scratch, crps, fair, variance, error, below, ties, present
-):  # fmt: skip
+def _score_incomplete(forecast, y, n, omit, scratch, floats, rows, integers, integer_rows):
     """The statistics of one point with a NaN, written out one member at a time."""
     members = _members_present(forecast, n, scratch)
-    if present.size:
-        present[n] = members if y == y else 0
-    if below.size:  # a rank among fewer members is not comparable with the others
-        below[n], ties[n] = -1, 0
+    if integer_rows[PRESENT] >= 0:
+        integers[integer_rows[PRESENT], n] = members if y == y else 0
+    if integer_rows[RANK] >= 0:  # a rank among fewer members is not comparable with the others
+        integers[integer_rows[RANK], n], integers[integer_rows[TIES], n] = -1, 0
     absolute = spread = mean = second = np.nan
     if omit and members > 0 and y == y:
         absolute = spread = mean = second = 0.0
@@ -202,78 +205,89 @@ def _score_incomplete(
             mean += scratch[m] / members
         for m in range(members):
             second += (scratch[m] - mean) ** 2
+    count = members if members > 0 else np.nan
     unbiased = 1.0 / (members - 1) if members > 1 else np.nan
-    if crps.size:
-        crps[n] = (absolute - spread / members) / members if members > 0 else np.nan
-    if fair.size:
-        fair[n] = (absolute - spread * unbiased) / members if members > 0 else np.nan
-    if variance.size:
-        variance[n] = second * unbiased
-    if error.size:
-        error[n] = mean - y
+    values = (
+        (absolute - spread / count) / count,
+        (absolute - spread * unbiased) / count,
+        second * unbiased,
+        mean - y,
+        (mean - y) ** 2,
+        abs(mean - y),
+    )
+    for k in range(len(values)):
+        if rows[k] >= 0:
+            floats[rows[k], n] = values[k]
 
 
 @_jit
-def score(
-    forecast, truth, low, high, omit, start, stop, tile, sums, counts,
-    crps, fair, variance, error, below, ties, present,
-):  # fmt: skip
+def _write_crps(absolute, spread, members, divisor, out):
+    for lane in range(len(out)):
+        out[lane] = absolute[lane] / members - spread[lane] / (members * divisor)
+
+
+@_jit
+def _write_variance(first, second, members, out):
+    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    for lane in range(len(out)):
+        out[lane] = (second[lane] - first[lane] * (first[lane] / members)) * unbiased
+
+
+@_jit
+def _write_mean_error(centre, y, first, members, kind, out):
+    for lane in range(len(out)):
+        error = _wide(_wide(centre[lane]) - y[lane]) + first[lane] / members
+        out[lane] = error if kind == BIAS else abs(error) if kind == ABSOLUTE_ERROR else error * error
+
+
+@_jit
+def score(forecast, truth, low, high, omit, start, stop, tile, sums, counts, floats, rows, integers, integer_rows):
     """Statistics of points start..stop; returns how many of them hold a NaN.
 
     forecast (outer, member, inner) and truth (outer * inner) are contiguous. tile (member, LANES) has the
     forecast's type, sums (5, LANES) float64 or, for 8-bit values, int32, counts (2, LANES) int32: work space.
-    The seven outputs have one entry for each point of truth, or none if not wanted: both CRPS, unbiased variance,
-    error of the ensemble mean (mean - truth), members below the truth, members equal to it, members present.
+    Statistic k of `FLOATS` goes to row rows[k] of floats (row, point), or nowhere if that is negative; those of
+    `INTEGERS` alike, RANK and TIES only together.
 
-    A point with a NaN gets NaN (below: -1), or with `omit` what its remaining members give.
+    A point with a NaN gets NaN (rank: -1), or with `omit` what its remaining members give.
     """
     members = forecast.shape[1]
     y, absolute, spread, first, second = sums[0], sums[1], sums[2], sums[3], sums[4]
     centre = tile[members // 2]
-    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
     scratch = np.empty(members, np.float64)
+    moments = rows[VARIANCE] >= 0 or rows[BIAS] >= 0 or rows[SQUARED_ERROR] >= 0 or rows[ABSOLUTE_ERROR] >= 0
     incomplete = 0
     for base in range(start, stop, LANES):
-        width = min(LANES, stop - base)
-        _load(forecast, tile, base, width)
-        for lane in range(width):
-            y[lane] = _wide(truth[base + lane])
+        end = min(base + LANES, stop)
+        _load(forecast, tile, base, end - base)
+        for n in range(base, end):
+            y[n - base] = _wide(truth[n])
         _absolute_errors(tile, y, absolute)
-        if crps.size or fair.size:
+        if rows[CRPS] >= 0 or rows[CRPS_FAIR] >= 0:
             _sort(tile, low, high)
             _half_gini(tile, spread)
-            if crps.size:
-                for lane in range(width):
-                    crps[base + lane] = (absolute[lane] - spread[lane] / members) / members
-            if fair.size:
-                for lane in range(width):
-                    fair[base + lane] = absolute[lane] / members - spread[lane] * unbiased / members
-        if variance.size or error.size:
+            if rows[CRPS] >= 0:
+                _write_crps(absolute, spread, members, members, floats[rows[CRPS], base:end])
+            if rows[CRPS_FAIR] >= 0:
+                divisor = members - 1 if members > 1 else np.nan
+                _write_crps(absolute, spread, members, divisor, floats[rows[CRPS_FAIR], base:end])
+        if moments:
             _moments(tile, first, second)
-            if variance.size:
-                for lane in range(width):
-                    mean = first[lane] / members
-                    variance[base + lane] = (second[lane] - first[lane] * mean) * unbiased
-            if error.size:
-                for lane in range(width):
-                    shift = _wide(_wide(centre[lane]) - y[lane])
-                    error[base + lane] = shift + first[lane] / members
-        if below.size:
+            if rows[VARIANCE] >= 0:
+                _write_variance(first, second, members, floats[rows[VARIANCE], base:end])
+            for k in (BIAS, SQUARED_ERROR, ABSOLUTE_ERROR):
+                if rows[k] >= 0:
+                    _write_mean_error(centre, y, first, members, k, floats[rows[k], base:end])
+        if integer_rows[RANK] >= 0:
             _count(tile, y, counts[0], counts[1])
-            for lane in range(width):
-                below[base + lane] = counts[0, lane]
-                ties[base + lane] = counts[1, lane]
-        if present.size:
-            for lane in range(width):
-                present[base + lane] = members
-        for lane in range(width):
-            if absolute[lane] == absolute[lane]:
-                continue
-            incomplete += 1
-            _score_incomplete(
-                forecast, y[lane], base + lane, omit, scratch,
-                crps, fair, variance, error, below, ties, present,
-            )  # fmt: skip
+            integers[integer_rows[RANK], base:end] = counts[0, : end - base]
+            integers[integer_rows[TIES], base:end] = counts[1, : end - base]
+        if integer_rows[PRESENT] >= 0:
+            integers[integer_rows[PRESENT], base:end] = members
+        for n in range(base, end):
+            if absolute[n - base] != absolute[n - base]:
+                incomplete += 1
+                _score_incomplete(forecast, y[n - base], n, omit, scratch, floats, rows, integers, integer_rows)
     return incomplete
 
 

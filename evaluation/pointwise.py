@@ -20,7 +20,6 @@ ensemble mean (bias = mean - truth); rank: members below the truth (-1 at a NaN)
 present: members that are not NaN. rank, ties and present are int32, the others float64."""
 
 INTEGER_NAMES = ("rank", "ties", "present")
-MEAN_ERRORS = ("bias", "squared_error", "absolute_error")
 POLICIES = ("propagate", "omit", "raise")
 _POINTS_PER_TASK = 1 << 15
 _SMALL = 1 << 18
@@ -102,17 +101,16 @@ def _run(
     if forecast.dtype == np.uint8 and members > kernels.MOST_MEMBERS_8BIT:
         forecast, truth = forecast.astype(np.float32), truth.astype(np.float32)
     low, high = kernels.sorting_network(members)
-    wanted = set(names) | ({"bias"} if set(names) & set(MEAN_ERRORS) else set())
-    out = {name: np.empty(truth.size if name in wanted else 0, _type_of(name)) for name in NAMES}
-    if {"rank", "ties"} & wanted:
-        out["rank"], out["ties"] = np.empty(truth.size, np.int32), np.empty(truth.size, np.int32)
+    floats, rows = _room(kernels.FLOATS, set(names), truth.size, np.float64)
+    also = {"rank", "ties"} if {"rank", "ties"} & set(names) else set()
+    integers, integer_rows = _room(kernels.INTEGERS, set(names) | also, truth.size, np.int32)
+    out = floats, rows, integers, integer_rows
 
     def work(bounds: tuple[int, int]) -> int:
         tile = np.zeros((members, kernels.LANES), forecast.dtype)
         sums = np.zeros((5, kernels.LANES), np.int32 if forecast.dtype == np.uint8 else np.float64)
         counts = np.zeros((2, kernels.LANES), np.int32)
-        results = [out[n] for n in ("crps", "crps_fair", "variance", "bias", "rank", "ties", "present")]
-        return kernels.score(forecast, truth, low, high, nan_policy == "omit", *bounds, tile, sums, counts, *results)
+        return kernels.score(forecast, truth, low, high, nan_policy == "omit", *bounds, tile, sums, counts, *out)
 
     threads = threads or (threads_available() if forecast.size > _SMALL else 1)
     starts = range(0, truth.size, _POINTS_PER_TASK if threads > 1 else max(truth.size, 1))
@@ -126,15 +124,17 @@ def _run(
         raise MissingValueError(
             f'{incomplete} of {truth.size} points hold NaN: mask them, or use nan_policy="omit" or "propagate"'
         )
-    if "squared_error" in wanted:
-        out["squared_error"] = np.square(out["bias"])
-    if "absolute_error" in wanted:
-        out["absolute_error"] = np.abs(out["bias"])
-    return [out[name] for name in names]
+    where = dict(zip(kernels.FLOATS + kernels.INTEGERS, [*rows, *integer_rows], strict=True))
+    return [(integers if name in INTEGER_NAMES else floats)[where[name]] for name in names]
 
 
-def _type_of(name: str) -> type[np.generic]:
-    return np.int32 if name in INTEGER_NAMES else np.float64
+def _room(
+    names: Sequence[str], wanted: set[str], points: int, dtype: type[np.generic]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An array (row, point) with a row for each wanted statistic, and the row of each statistic (-1: none)."""
+    rows = np.cumsum([name in wanted for name in names]) - 1
+    room = np.empty((int(rows[-1]) + 1, points), dtype)
+    return room, np.where([name in wanted for name in names], rows, -1)
 
 
 def ensemble_scores_numpy(forecast: np.ndarray, truth: np.ndarray, *, axis: int) -> dict[str, np.ndarray]:
