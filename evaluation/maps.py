@@ -189,7 +189,7 @@ def animation(film: Film, *, seconds_per_frame: float = 0.45, dpi: int = 100) ->
     times = [round(1000 * seconds_per_frame)] * len(pictures)
     times[-1] *= 3
     pictures[0].save(
-        buffer, format="WEBP", save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=82, method=4
+        buffer, format="WEBP", save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=82, method=2
     )
     return buffer.getvalue()
 

@@ -1,7 +1,7 @@
 """Scoring of one case, and the sums that a verification builds up from cases.
 
 `allocate` makes an empty Dataset of scores, `add_case` puts one case of one method into it, `finish` turns the sums of
-its maps into means. Which case, which file, which order is the business of `evaluation.verify`.
+its maps into means. Which case, which file, which order is the business of `evaluation.verification`.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def rank_frequencies(scores: xr.Dataset, method: str, leads: Sequence[int]) -> x
     """Rank histogram over `leads`, with its 95 % band for flatness: `observed`, `low`, `high` (rank).
 
     Relative frequency times the number of ranks, so that 1 is flat. Rank r counts the members below the truth.
-    The band is that of `verify.exchanged_ranks`: what a truth that is one more member would give.
+    The band is that of `scoring.exchanged_ranks`: what a truth that is one more member would give.
     """
     ranks = int(scores["members"].sel({"method": method})) + 1
     pick = scores[["rank_count", "rank_null"]].sel({"method": method, "lead_time": list(leads)}).isel(rank=slice(ranks))

@@ -46,8 +46,8 @@ def verify(
     `evaluation.errors.EvaluationError` (no common cases, missing valid times, NaN in a forecast).
     """
     from evaluation import report as page
-    from evaluation.verify import common_cases
-    from evaluation.verify import verify as score
+    from evaluation.verification import common_cases
+    from evaluation.verification import verify as score
 
     if not forecasts:
         raise UsageError("no forecast to verify: name at least one forecast store")

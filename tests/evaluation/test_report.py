@@ -11,10 +11,9 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from evaluation import maps, plots, summary, tables, words
+from evaluation import maps, plots, summary, tables, verify, words
 from evaluation.report import Picture, film_of, render, write_report
 from evaluation.style import figure, label_ends, png
-from evaluation.verify import verify
 
 HOSTILE = "<script>alert(1)</script>"
 LEADS = 3

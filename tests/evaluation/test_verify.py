@@ -12,7 +12,7 @@ from evaluation import summary
 from evaluation.errors import EvaluationError
 from evaluation.scores import read_scores, write_scores
 from evaluation.scoring import exchanged_ranks
-from evaluation.verify import common_cases, default_reference, verify
+from evaluation.verification import common_cases, default_reference, verify
 
 FORECAST = ("trajectory", "init_time", "member", "lead_time", "y", "x")
 SIGMA = 2.0
