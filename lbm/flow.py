@@ -91,20 +91,17 @@ class Simulation:
         self._outlet = np.array([p.inflow_velocity, SOUND_SPEED, PRESSURE_RELAXATION], p.dtype)
         self._inflow = Inflow(p)
         self._f = aligned_zeros(9 * int(self._geometry.plane), p.dtype)
-        self._start()
+        u, v = obstacles.parted_flow(p.obstacle, p.ny, p.nx, centre=p.position, diameter=p.diameter)
+        self.set_flow(np.ones_like(u), p.inflow_velocity * u, p.inflow_velocity * v)
         self._held = np.zeros(2)
         self._moments = np.empty((3, p.ny, p.nx), p.dtype)
         self._moments_tick = -1
 
-    def _start(self) -> None:
-        """Equilibrium at density 1 and the parted flow's velocity."""
-        p, n = self.parameters, int(self._geometry.plane)
-        u, v = obstacles.parted_flow(p.obstacle, p.ny, p.nx, centre=p.position, diameter=p.diameter)
-        start = equilibrium(1.0, p.inflow_velocity * u, p.inflow_velocity * v) - W[:, None, None]
-        rows = self._f[: 9 * n].reshape(Q, n)[:, : (p.ny + 2) * int(self._geometry.stride)]
-        grid = rows.reshape(Q, p.ny + 2, -1)
-        lead = int(self._geometry.lead)
-        grid[:, 1:-1, lead : lead + p.nx] = start
+    def set_flow(self, density: np.ndarray, velocity_x: np.ndarray, velocity_y: np.ndarray) -> None:
+        """Start again at tick 0 from given fields (ny, nx), in local equilibrium."""
+        populations = equilibrium(density, velocity_x, velocity_y) - W[:, None, None]
+        boundaries.interior(self._f, self._geometry)[:] = populations
+        self.tick, self._moments_tick, self._inflow = 0, -1, Inflow(self.parameters)
 
     def advance(self, ticks: int) -> None:
         """Advance by any number of ticks. The result does not depend on how a run is split into calls."""
