@@ -92,10 +92,10 @@ class SimulateConfig(BaseModel):
     )
     sides: Literal["periodic", "free-slip"] = Field("periodic", description="upper and lower boundary")
     noise_streamwise: float = Field(
-        0.0, ge=0, le=1, description="standard deviation of the streamwise inflow noise, in units of U"
+        0.0, ge=0, le=0.5, description="standard deviation of the streamwise inflow noise, in units of U"
     )
     noise_transverse: float = Field(
-        0.0, ge=0, le=1, description="standard deviation of the transverse inflow noise, in units of U"
+        0.0, ge=0, le=0.5, description="standard deviation of the transverse inflow noise, in units of U"
     )
     noise_time: float = Field(300.0, ge=1, le=1e9, description="correlation time of the inflow noise (ticks)")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of the populations")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lbm
@@ -195,6 +195,7 @@ def test_contradictions_are_one_clear_line():
         SimulateConfig(reynolds=50, obstacle="none").resolved()
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 200),
     st.sampled_from([(0.8, 0.1, 0.1), (1.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.34, 0.33, 0.33), (0.0, 0.0, 1.0)]),
@@ -204,7 +205,8 @@ def test_shares_become_whole_runs(trajectories, split):
     assert sum(counts) == trajectories
     for count, share in zip(counts, split, strict=True):
         assert (count == 0) == (share == 0) or trajectories < 3
-        assert abs(count - share * trajectories) <= 1 or count == 1
+        # rounding, and the runs given to the two others so that they have one at all
+        assert abs(count - share * trajectories) <= 2
 
 
 @pytest.mark.parametrize(

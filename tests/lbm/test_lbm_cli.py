@@ -1,0 +1,198 @@
+"""The command `lbm`: what it prints, what it refuses, with which exit code, and what it imports."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lbm
+from lbm import animation, cli, console
+from lbm.config import SimulateConfig
+
+TINY = shlex.split(
+    "simulate --size 32x64 --diameter 6 --viscosity 0.02 --frames 8 --every 10 --warmup 1 --trajectories 3"
+)
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    return lbm.simulate(
+        size="32x64", diameter=6.0, viscosity=0.02, frames=8, every=10, warmup=1, trajectories=3,
+        fields="vorticity,velocity_x", output=tmp_path_factory.mktemp("cli") / "flow.zarr",
+    )  # fmt: skip
+
+
+def call(monkeypatch, capsys, *arguments):
+    """(exit code, standard output, standard error) of `lbm ARGUMENTS`, run in this process."""
+    monkeypatch.setattr(sys, "argv", ["lbm", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        console.run(cli.app)
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+def test_importing_is_cheap():
+    """So that every --help answers at once."""
+    code = (
+        "import sys, lbm, lbm.cli, lbm.errors, lbm.console, lbm.settings\n"
+        "heavy = {'numba', 'numpy', 'xarray', 'zarr', 'torch', 'matplotlib', 'dask', 'pydantic', 'PIL', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["simulate"], ["info"], ["animate"]])
+def test_help_is_there(monkeypatch, capsys, command):
+    code, out, _ = call(monkeypatch, capsys, *command, "--help")
+    assert code == 0
+    assert "Usage: " in out
+
+
+def test_every_setting_has_an_option_with_its_default(monkeypatch, capsys):
+    _, out, _ = call(monkeypatch, capsys, "simulate", "--help")
+    text = " ".join(out.split())
+    for name, field in SimulateConfig.model_fields.items():
+        option = f"--{name.replace('_', '-')} "
+        assert option in text
+        default = field.default
+        if isinstance(default, int | float | str):
+            described = text.split(option)[1].split("].")[0]
+            assert described.endswith(f"[{default:g}" if not isinstance(default, str) else f"[{default}")
+
+
+def test_simulate_info_and_check_from_the_command_line(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "flow.zarr"
+    code, out, err = call(monkeypatch, capsys, *TINY, "-o", path, "--set", "seed=5")
+    assert (code, err) == (0, "")
+    assert "3 trajectories (1 train, 1 validation, 1 test) of 8 frames 32x64" in out
+    code, out, _ = call(monkeypatch, capsys, "info", path, "--check")
+    assert code == 0
+    assert "complete, every chunk intact" in out
+    code, out, _ = call(monkeypatch, capsys, "info", path, "--json")
+    report = json.loads(out)
+    assert report["sizes"] == {"trajectory": 3, "time": 8, "y": 32, "x": 64}
+    assert report["split"] == {"train": 1, "validation": 1, "test": 1}
+    assert report["config"]["seed"] == 5
+    assert report["parameters"]["viscosity"] == 0.02
+    assert report["digest"] == lbm.digest(path)
+
+
+def test_json_is_all_that_stands_on_standard_output(monkeypatch, capsys, tmp_path):
+    code, out, err = call(monkeypatch, capsys, *TINY, "-o", tmp_path / "flow.zarr", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["complete"] is True
+
+
+def test_dry_run_simulates_nothing(monkeypatch, capsys, tmp_path):
+    code, out, _ = call(monkeypatch, capsys, "simulate", "--dry-run", "-o", tmp_path / "flow.zarr")
+    assert code == 0
+    assert "viscosity = 0.01" in out
+    assert "memory" in out
+    code, out, _ = call(monkeypatch, capsys, "simulate", "--dry-run", "--json", "-o", tmp_path / "flow.zarr")
+    assert json.loads(out)["config"]["reynolds"] == 160
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["simulate", "--viscosty", "1"], 2, "--viscosity"),
+        (["simulate", "--frames", "many"], 2, "--frames"),
+        (["simulate", "--frames", "-3"], 2, "--frames"),
+        (["simulate", "--set", "frame=3"], 2, "did you mean 'frames'"),
+        (["simulate", "--config", "none.toml"], 2, "none.toml"),
+        (["simulate", "--size", "1000000x1000000"], 2, "GiB"),
+        (["simulate", "--inflow-velocity", "0.6"], 2, "Mach"),
+        (["simulate", "--reynolds", "5", "--viscosity", "0.01", "--inflow-velocity", "0.1"], 2, "contradicts"),
+        (["simulate", "--threads", "0"], 2, "--threads"),
+        (["simulate", "-o", "nowhere/flow.zarr"], 5, "nowhere"),
+        (["info", "none.zarr"], 4, "none.zarr does not exist"),
+        (["info", "file.txt"], 4, "is a file"),
+        (["info", "folder"], 4, "folder"),
+        (["animate", "none.zarr"], 4, "none.zarr does not exist"),
+    ],
+)
+def test_mistakes_are_two_lines_at_most(monkeypatch, capsys, tmp_path, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("text")
+    (tmp_path / "folder").mkdir()
+    got, out, err = call(monkeypatch, capsys, *arguments)
+    assert got == code, err
+    assert message in err
+    assert len(err.splitlines()) <= 2
+    assert out == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file.txt", "folder"]
+
+
+def test_existing_output_is_kept_unless_told(monkeypatch, capsys, flow):
+    digest = lbm.digest(flow)
+    code, _, err = call(monkeypatch, capsys, *TINY, "-o", flow)
+    assert code == 2
+    assert "--overwrite" in err
+    assert lbm.digest(flow) == digest
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif"])
+def test_a_film_shows_flow_and_obstacle(monkeypatch, capsys, tmp_path, flow, suffix):
+    target = tmp_path / f"film.{suffix}"
+    arguments = ["animate", flow, "-o", target, "--scale", "2", "--trajectory", "1", "--frames", "6"]
+    code, out, err = call(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert str(target) in out
+    with Image.open(target) as film:
+        assert film.n_frames == 6
+        assert film.size == (128, 64)
+        film.seek(5)
+        picture = np.asarray(film.convert("RGB")).astype(int)
+    solid = lbm.open_dataset(flow)["solid"][1].values[::-1].repeat(2, 0).repeat(2, 1)
+    inner = solid & np.roll(solid, 2, 0) & np.roll(solid, -2, 0) & np.roll(solid, 2, 1) & np.roll(solid, -2, 1)
+    # lossy compression: grey within a few levels
+    np.testing.assert_allclose(picture[inner].mean(axis=0), 128, atol=12)
+    code, _, err = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "--overwrite" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variable", "pressure"], "choose from"),
+        (["--trajectory", "3"], "trajectories 0 to 2"),
+        (["--start", "8"], "frames 0 to 7"),
+        (["--scale", "0"], "scale"),
+        (["--scale", "100000"], "lower"),
+        (["--fps", "0"], "--fps"),
+        (["--limit", "-1"], "--limit"),
+        (["-o", "film.mp4"], "webp or .gif"),
+    ],
+)
+def test_a_film_that_cannot_be_made_is_refused(monkeypatch, capsys, tmp_path, flow, options, message):
+    monkeypatch.chdir(tmp_path)
+    output = [] if "-o" in options else ["-o", "film.webp"]
+    code, _, err = call(monkeypatch, capsys, "animate", flow, *output, *options)
+    assert code == 2
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_colours_diverge_symmetrically_about_zero():
+    values = np.array([[-2.0, -1.0, 0.0, 1.0, 2.0, np.nan, 0.5]])
+    solid = np.array([[False, False, False, False, False, False, True]])
+    rgb = animation.colours(values, 1.0, solid)[0]
+    assert rgb[0].tolist() == rgb[1].tolist() == [5, 48, 97]
+    assert rgb[2].tolist() == [247, 247, 247]
+    assert rgb[3].tolist() == rgb[4].tolist() == [103, 0, 31]
+    assert rgb[5].tolist() == [255, 255, 255]
+    assert rgb[6].tolist() == [128, 128, 128]
+
+
+def test_public_names_are_there():
+    for name in lbm.__all__:
+        assert getattr(lbm, name).__doc__
+    with pytest.raises(AttributeError):
+        lbm.nonsense  # noqa: B018
