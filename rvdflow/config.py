@@ -21,6 +21,16 @@ class SamplerConfig(Settings):
     steps: int = Field(8, ge=1, le=10_000, description="network calls per frame")
 
 
+class CalibrationConfig(Settings):
+    """Roll-outs on validation runs that set the inflation of the residual (rvdflow.calibrate)."""
+
+    cases: int = Field(12, ge=0, description="validation cases; 0: no calibration, as published")
+    members: int = Field(8, ge=2, description="members per case")
+    context: int = Field(4, ge=1, description="context frames")
+    lead: int = Field(16, ge=1, description="frames forecast")
+    rounds: int = Field(2, ge=1, description="corrections of the inflation")
+
+
 class ModelConfig(Settings):
     architecture: Literal["compact", "published"] = Field(
         "compact", description="one shared pyramid, or the three networks of the paper"

@@ -47,6 +47,7 @@ class ResidualVideoDiffusion(nn.Module):
     """The model: `loss` to train it, `encode`, `expand` and `step` to forecast with it."""
 
     residual_variance: Tensor
+    inflation: Tensor
 
     def __init__(self, config: ModelConfig, *, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -62,6 +63,9 @@ class ResidualVideoDiffusion(nn.Module):
             )
         shape = (channels, height, width) if config.residual_scale == "pixel" else (channels, 1, 1)
         self.register_buffer("residual_variance", torch.ones(shape) * config.sigma**2)
+        self.register_buffer("inflation", torch.ones(()))  # of drawn residuals, set by rvdflow.calibrate
+        if config.architecture == "compact":
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     @property
     def sigma(self) -> Tensor:
@@ -139,7 +143,7 @@ class ResidualVideoDiffusion(nn.Module):
             return clean_and_noise(y, answer, n, self.schedule, self.config.prediction, self.config.clip_residual)
 
         residual = SAMPLERS[sampler.name](denoise, noise, self.schedule, sampler.steps)
-        frame = mean + self.sigma * residual
+        frame = mean + self.inflation * self.sigma * residual
         if self.config.clamp:
             frame = frame.clamp(-1, 1)
         return frame, State(recurrent, frame, state.last, None)

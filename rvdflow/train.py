@@ -129,7 +129,7 @@ class Run:
         meta = {**self.meta(), "optimiser": numbers, "sums": self.sums}
         return checkpoint.save_step(self.folder, self.optimiser.step, meta, tensors)
 
-    def save_final(self, scores: dict[str, float]) -> Path:
+    def save_final(self, scores: dict[str, Any]) -> Path:
         path = self.folder / "checkpoints" / "final.pt"
         meta = {**self.meta(), "optimiser": self.optimiser.state()[0], **scores}
         digest = checkpoint.write(path, meta, {"weights": self.optimiser.average.state_dict()})
@@ -224,7 +224,7 @@ def _train(
         say(f"resuming {folder} after step {run.optimiser.step}", quiet=quiet)
     with Stop() as stop:
         _loop(run, stop, quiet, on_step)
-        scores = finish(run)
+        scores = finish(run, quiet)
         if stop.requested:  # all steps are done and saved: a resume repeats only this last part
             stop.exit()
         return run.save_final(scores)
@@ -248,9 +248,30 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: Callable[[Run], None] | No
             bar.advance(1, note)
 
 
-def finish(run: Run) -> dict[str, float]:
-    """Whatever the configuration wants done to the averaged weights after the last step; returns final scores."""
-    return run.validate()
+def finish(run: Run, quiet: bool = False) -> dict[str, Any]:
+    """Validate the averaged weights after the last step and calibrate their spread; returns the final scores."""
+    scores: dict[str, Any] = run.validate()
+    config, windows = run.config.calibration, run.data.validation
+    if not config.cases:
+        return scores
+    length = config.context + config.lead
+    if windows is None or windows.frames.times < length:
+        say(f"spread not calibrated: no validation runs of at least {length} frames", quiet=quiet)
+        return scores
+    from rvdflow.calibrate import calibrate
+
+    long = Windows(windows.frames, windows.trajectories, length, run.data.normalisation)
+    count = min(config.cases, len(long))
+    chosen = [round((k + 0.5) * len(long) / count - 0.5) for k in range(count)]
+    model: Any = run.optimiser.average
+    clips = long.clip(chosen).to(run.optimiser.device)
+    inflation, ratios = calibrate(model, clips, config, run.config.train.seed)
+    say(
+        f"spread calibrated on {count} validation cases: inflation {inflation:.2f}, "
+        f"spread-skill ratio {min(ratios):.2f} to {max(ratios):.2f} over leads 1 to {config.lead}",
+        quiet=quiet,
+    )
+    return scores | {"inflation": inflation, "validation_spread_skill": [round(r, 4) for r in ratios]}
 
 
 # ------------------------------------------------------------------ the run folder

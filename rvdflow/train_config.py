@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rvdflow.config import PRESETS, ModelConfig
+from rvdflow.config import PRESETS, CalibrationConfig, ModelConfig
 
 
 class TrainConfig(BaseModel):
@@ -105,6 +105,7 @@ class RunConfig(BaseModel):
     preset: str | None = Field(None, description="a named set of settings: " + ", ".join(PRESETS))
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network and its objective")
     train: TrainConfig = Field(default_factory=TrainConfig, description="how it is trained")
+    calibration: CalibrationConfig = Field(default_factory=CalibrationConfig, description="spread after training")
 
     @model_validator(mode="before")
     @classmethod
@@ -118,8 +119,9 @@ class RunConfig(BaseModel):
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Settings of a preset as nested dict with keys `model` and `train`."""
-    return {"model": PRESETS[name], "train": TRAIN_PRESETS.get(name, {})}
+    """Settings of a preset as nested dict with the keys of a RunConfig."""
+    calibration = {} if name == "small" else {"cases": 0}  # the published method has none
+    return {"model": PRESETS[name], "train": TRAIN_PRESETS.get(name, {}), "calibration": calibration}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
