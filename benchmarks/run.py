@@ -1,0 +1,22 @@
+"""Run every benchmark, one after the other: `make bench`. Each script can be run alone and writes benchmarks/results/."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    here, failed = Path(__file__).resolve().parent, []
+    for script in sorted(here.glob("*_speed.py")):
+        print(f"\n== {script.name}", flush=True)
+        if subprocess.run([sys.executable, str(script)]).returncode:
+            failed.append(script.name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
