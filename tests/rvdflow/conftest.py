@@ -72,6 +72,7 @@ def _tiny(**train: object) -> RunConfig:
             "preset": "small",
             "model": {"width": 4, "multipliers": (1, 2), "diffusion_steps": 50, "sampler": {"steps": 2}},
             "train": {**settings, **train},
+            "calibration": {"cases": 2, "members": 2, "context": 3, "lead": 4},
         }
     )
 
@@ -143,12 +144,14 @@ for line in sys.stdin:
 class Process:
     """A running `rvdflow` command line."""
 
-    def __init__(self, ask: Callable[[dict], object], folder: Path, arguments: list[str], limit: int | None):
+    def __init__(
+        self, ask: Callable[[dict], object], folder: Path, arguments: list[str], limit: int | None, cwd: Path | None
+    ):
         self.ask, self.returncode = ask, None
         stem = f"{len(list(folder.glob('*.out'))):03d}"
         self.files = [folder / f"{stem}.out", folder / f"{stem}.err"]
         out, err = map(str, self.files)
-        job = {"out": out, "err": err, "cwd": str(folder), "limit": limit, "arguments": arguments}
+        job = {"out": out, "err": err, "cwd": str(cwd or folder), "limit": limit, "arguments": arguments}
         self.pid = ask(job)
 
     def poll(self) -> int | None:
@@ -176,7 +179,7 @@ class Process:
 
 @pytest.fixture(scope="session")
 def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
-    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None)`, in a working folder of its own."""
+    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None, cwd=None)`; `limit` is a file size."""
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -189,8 +192,8 @@ def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
         nursery.stdin.flush()
         return json.loads(nursery.stdout.readline())
 
-    def start(*arguments: object, limit: int | None = None) -> Process:
-        return Process(ask, folder, [str(a) for a in arguments], limit)
+    def start(*arguments: object, limit: int | None = None, cwd: Path | None = None) -> Process:
+        return Process(ask, folder, [str(a) for a in arguments], limit, cwd)
 
     yield start
     nursery.stdin.close()

@@ -20,6 +20,11 @@ steps = 24
 batch_size = 2
 checkpoint_every = 4
 log_every = 1
+[calibration]
+cases = 2
+members = 2
+context = 3
+lead = 4
 """
 
 
