@@ -25,6 +25,7 @@ import lbm
 from lbm.config import SimulateConfig
 from lbm.provenance import provenance
 from lbm.recording import parameters
+from lbm.vectors import prefer_wide_vectors
 
 
 def processor() -> str:
@@ -72,6 +73,7 @@ def main() -> None:
     frames = 100 if arguments.quick else 1000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        prefer_wide_vectors()  # as the command does
         lbm.simulate(size="16x32", diameter=4.0, frames=2, every=2, warmup=0, output=folder / "compile.zarr")
         pairs = [one_core(min(frames, 300), folder, f"one-{repeat}") for repeat in range(3)]
         seconds, cpu = command_seconds(frames, folder)

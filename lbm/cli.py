@@ -133,8 +133,10 @@ def simulate(
         sets=sets or [],
         flags={name: flags[name] for name in SimulateConfig.model_fields},
     )
-    _wide_vectors()
     from lbm import runner
+    from lbm.vectors import prefer_wide_vectors
+
+    prefer_wide_vectors()  # a setting of the whole process: made by this program, not by an import
 
     if dry_run:
         report = runner.dry_run(settings, output, threads=threads, overwrite=overwrite, resume=resume)
@@ -199,10 +201,6 @@ def animate(
         overwrite=overwrite,
     )
     console.say(f"{made}: {console.size(made.stat().st_size)}", quiet=quiet)
-
-
-def _wide_vectors() -> None:
-    """Let numba use 512-bit vectors; a choice for the whole process, hence made here and not on import."""
 
 
 def main() -> None:

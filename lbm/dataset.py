@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lbm import store
+from lbm import manifest, store
 from lbm.errors import DataError, ResourceError, UsageError
 from lbm.provenance import provenance
 from lbm.writer import SCHEMA_VERSION, Coordinate, Variable, Writer, allocate, progress, with_progress
@@ -162,8 +162,8 @@ def open_dataset(path: Path | str, *, allow_incomplete: bool = False, chunks: An
     attributes = read_attributes(path)
     required: frozenset[str] = frozenset()
     if attributes.get("complete") is True:
-        files, _ = store.read_manifest(path)
-        store.check_presence(path, files)
+        files, _ = manifest.read_manifest(path)
+        manifest.check_presence(path, files)
         required = frozenset(files)
     elif not allow_incomplete:
         done, total, unit = progress(path)
@@ -196,9 +196,9 @@ def check(path: Path | str) -> None:
                 if chunk.is_file() and chunk.suffix != ".partial" and not store.crc_matches(chunk.read_bytes()):
                     raise DataError(f"{chunk} is damaged (checksum)")
         return
-    files, attributes_sha256 = store.read_manifest(path)
-    store.check_presence(path, files)
-    if store.attributes_digest(attributes) != attributes_sha256:
+    files, attributes_sha256 = manifest.read_manifest(path)
+    manifest.check_presence(path, files)
+    if manifest.attributes_digest(attributes) != attributes_sha256:
         raise DataError(f"{path / store.ROOT} is damaged: its attributes differ from the manifest")
     for key, (_, sha) in files.items():
         if hashlib.sha256((path / key).read_bytes()).hexdigest() != sha:
@@ -210,7 +210,7 @@ def digest(path: Path | str) -> str:
     path = Path(path)
     if read_attributes(path).get("complete") is not True:
         raise DataError(f"{path} is unfinished: it has no digest yet (finish it with --resume)")
-    files, _ = store.read_manifest(path)
+    files, _ = manifest.read_manifest(path)
     return hashlib.sha256(store.canonical(files)).hexdigest()
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -42,8 +41,6 @@ MANIFEST = "manifest"
 RESTART = "restart"
 MAX_METADATA_BYTES = 256 * 2**20  # of one JSON file; a manifest needs about 120 bytes a chunk
 MAX_CHUNKS = 20_000_000  # of one array; more is a damaged or hostile shape
-
-Files = dict[str, tuple[int, str]]  # key -> (bytes, sha256)
 
 
 class Lock:
@@ -196,64 +193,6 @@ def chunk_keys(root: Path, name: str) -> Iterator[str]:
         raise DataError(f"{root / name / ROOT} is damaged: shape {shape} in chunks of {chunks}")
     for index in product(*(range(count) for count in counts)):
         yield "/".join([name, "c", *map(str, index)])
-
-
-def build_manifest(root: Path) -> Files:
-    """Size and SHA-256 of every array's metadata and chunks. `DataError` when a chunk is not there."""
-    files: Files = {}
-    for name in array_names(root):
-        for key in (f"{name}/{ROOT}", *chunk_keys(root, name)):
-            try:
-                data = (root / key).read_bytes()
-            except FileNotFoundError:
-                raise DataError(f"{root / key} was never written: the dataset is not finished") from None
-            files[key] = (len(data), hashlib.sha256(data).hexdigest())
-    return dict(sorted(files.items()))
-
-
-def attributes_digest(attributes: Mapping[str, Any]) -> str:
-    """SHA-256 of the dataset's attributes; `complete`, which changes last, left out."""
-    return hashlib.sha256(canonical({k: v for k, v in attributes.items() if k != "complete"})).hexdigest()
-
-
-def write_manifest(root: Path, attributes: Mapping[str, Any]) -> None:
-    """Write `manifest/zarr.json` for the store as it lies on disk."""
-    files = build_manifest(root)
-    with disk_errors(root):
-        (root / MANIFEST).mkdir(exist_ok=True)
-    table = {
-        "description": "size and SHA-256 of every file of the dataset",
-        "attributes_sha256": attributes_digest(attributes),
-        "files": {key: list(entry) for key, entry in files.items()},
-    }
-    write_group(root / MANIFEST, table)
-
-
-def read_manifest(root: Path) -> tuple[Files, str]:
-    """The manifest and the digest of the attributes. Raises `DataError`."""
-    table = read_group(root / MANIFEST)
-    try:
-        files = {str(key): (int(size), str(sha)) for key, (size, sha) in table["files"].items()}
-        return files, str(table["attributes_sha256"])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{root / MANIFEST / ROOT} is damaged") from None
-
-
-def check_presence(root: Path, files: Files) -> None:
-    """Every file of the manifest is there with its size, and metadata is unchanged; else `DataError`.
-
-    Costs one `stat` a file: it finds what is missing or truncated. Flipped bits are found on reading.
-    """
-    for key, (size, sha) in files.items():
-        file = root / key
-        try:
-            found = file.stat().st_size
-        except OSError:
-            raise DataError(f"{file} is missing: restore it, or write the dataset again") from None
-        if found != size:
-            raise DataError(f"{file} is damaged: {found:,} bytes, written were {size:,}")
-        if key.endswith(ROOT) and hashlib.sha256(file.read_bytes()).hexdigest() != sha:
-            raise DataError(f"{file} is damaged: its SHA-256 differs from the manifest")
 
 
 def crc_matches(data: bytes | memoryview) -> bool:

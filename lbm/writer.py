@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lbm import store
+from lbm import manifest, store
 from lbm.errors import DataError
 from lbm.provenance import provenance
 
@@ -167,7 +167,7 @@ class Writer:
         attributes = self.attrs
         store.remove_tree(self.path / store.RESTART)
         store.remove_leftovers(self.path)
-        store.write_manifest(self.path, attributes)
+        manifest.write_manifest(self.path, attributes)
         store.write_group(self.path, {**attributes, "complete": True})
 
 
