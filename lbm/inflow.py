@@ -43,7 +43,7 @@ class Inflow:
         """Velocities (ticks, 2) from tick `tick` on, advancing the noise; call with consecutive ticks."""
         p, t = self.p, np.arange(tick, tick + ticks) + 0.5
         # polynomials: numpy's vector sine need not give the same bits at every position of an array
-        s = np.minimum(t / max(p.ramp_ticks, 1), 1)
+        s = np.minimum(t / max(p.ramp_ticks, 0.5), 1)
         ramp = s * s * (3 - 2 * s)
         s = np.clip((t - self.pulse_start) / self.pulse_length, 0, 1)
         pulse = self.pulse_height * (16 * s * s * (1 - s) * (1 - s))

@@ -132,18 +132,26 @@ def blockage_speed(p, drag=1.35):
     return 1 + drag / 4 * blockage + np.pi**2 / 12 * blockage**2
 
 
+def reynolds_100(diameter, height):
+    """Cylinder ten diameters behind the inlet: at four, the fixed inlet velocity raises the frequency by 6 %."""
+    ny, nx = int(height * diameter), 22 * diameter
+    return FlowParameters(
+        ny=ny, nx=nx, diameter=diameter, centre=(10 * diameter, ny / 2), viscosity=diameter / 1000, sides="free-slip"
+    )
+
+
 def test_cylinder_sheds_at_the_strouhal_number_of_experiments():
-    p = FlowParameters(ny=96, nx=168, diameter=12, centre=(40, 48), viscosity=0.012, sides="free-slip")
+    p = reynolds_100(10, 10)
     assert p.reynolds == pytest.approx(100)
-    measured = strouhal(p, 24_000, 14_000) / blockage_speed(p)
-    assert measured == pytest.approx(0.1643, rel=0.06)  # Williamson; D = 12 is coarse: half-way walls cost 5 %
+    measured = strouhal(p, 22_000, 14_000) / blockage_speed(p)
+    assert measured == pytest.approx(units.strouhal(100), rel=0.05)  # half-way walls at D = 10
 
 
 @pytest.mark.slow
-def test_cylinder_of_forty_cells_at_three_percent_blockage():
-    p = FlowParameters(ny=480, nx=640, diameter=24, centre=(160, 240), viscosity=0.024, sides="free-slip")
-    measured = strouhal(p, 40_000, 22_000) / blockage_speed(p)
-    assert measured == pytest.approx(0.1643, rel=0.02)
+def test_finer_cylinder_sheds_within_two_percent_of_experiments():
+    p = reynolds_100(18, 20)
+    assert units.strouhal(100) == pytest.approx(0.1643, abs=1e-4)  # Williamson (1988)
+    assert strouhal(p, 39_600, 23_400) / blockage_speed(p) == pytest.approx(0.1643, rel=0.02)
 
 
 def test_reynolds_forty_does_not_shed():
