@@ -127,9 +127,9 @@ def film_strip(film: Film) -> Figure:
     if spread is None:
         rows = [rows[0], ("forecast", mean)]
     height, width = film.solid.shape
-    cell = 9.9 / len(wanted)
+    cell = min(9.9 / len(wanted), 3.0)
     lines = len(rows) + (spread is not None)
-    with figure(11.9, lines * (cell * height / width + 0.06) + 0.3) as drawing:
+    with figure(cell * len(wanted) + 2.0, lines * (cell * height / width + 0.06) + 0.3) as drawing:
         grid = drawing.subplots(lines, len(wanted), squeeze=False)
         drawing.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
         for (name, values), line in zip(rows, grid, strict=False):

@@ -48,26 +48,21 @@ def write_report(
     """Write the report of `scores` into `folder` and return the path of its `index.html`.
 
     `film` (see `film_of`) adds the film strip and the animation. `on_figure(name)` is called after each figure.
-    Only the report's own files are written, each all or nothing and the page last; other files in `folder` stay.
+    Only the report's own files are written, all or none of them and the page last; other files in `folder` stay.
     Raises `FileExistsError` if `folder` is a file, or holds a report and `overwrite` is not set.
     """
     folder = Path(folder)
     check_folder(folder, overwrite=overwrite)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = []
     for draw in _drawings(scores, film):
-        picture = draw()
-        pictures.append(picture)
-        _replace(folder / "figures" / f"{picture.name}.{picture.kind}", picture.data)
+        pictures.append(draw())
         if on_figure is not None:
-            on_figure(picture.name)
-    temporary = folder / f".scores.{os.getpid()}.tmp"
-    try:
-        summary.write_csv(scores, temporary).replace(folder / "scores.csv")
-    finally:
-        temporary.unlink(missing_ok=True)
-    page = render(scores, pictures, title=title)
-    _replace(folder / "index.html", page.encode())
+            on_figure(pictures[-1].name)
+    files = {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
+    files[folder / "scores.csv"] = summary.csv_text(scores).encode()
+    files[folder / "index.html"] = render(scores, pictures, title=title).encode()
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    _write_all(files)
     return folder / "index.html"
 
 
@@ -165,7 +160,8 @@ def _film(film: maps.Film) -> Picture:
         f"{escape(maps.film_caption(film))}. Read each column from top to bottom: members should look as real as the "
         "truth and differ from each other about as much as from the truth. The obstacle is grey."
     )
-    return Picture("film", "Film strip", caption, png(maps.film_strip(film)), "wide strip")
+    shape = "wide strip" if len(film.leads) > 3 else "wide"
+    return Picture("film", "Film strip", caption, png(maps.film_strip(film)), shape)
 
 
 def _curves(scores: xr.Dataset) -> Picture:
@@ -201,7 +197,8 @@ def _ranks(scores: xr.Dataset) -> Picture:
         "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
         "alike as they are)."
     )
-    return Picture("ranks", "Rank histograms", caption, png(plots.rank_histograms(scores)), "wide strip")
+    shape = "wide strip" if scores.sizes["lead_time"] > 2 else "wide"
+    return Picture("ranks", "Rank histograms", caption, png(plots.rank_histograms(scores)), shape)
 
 
 def _crps_maps(scores: xr.Dataset) -> Picture:
@@ -223,10 +220,23 @@ def _skill_maps(scores: xr.Dataset, references: list[str]) -> Picture:
     return Picture("skill-map", "Where the skill is", caption, png(maps.skill_maps(scores, references)), "wide")
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _write_all(files: Mapping[Path, bytes]) -> None:
+    """Write every file beside its place before any takes its place: a full disk leaves an older report as it was."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, data in files.items():
+            _write(temporary[path], data, path)
+        for path in files:
+            temporary[path].replace(path)
+    finally:
+        for name in temporary.values():
+            name.unlink(missing_ok=True)
+
+
+def _write(temporary: Path, data: bytes, path: Path) -> None:
     try:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror} ({len(data)} bytes needed)", str(path)) from error

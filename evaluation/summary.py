@@ -18,9 +18,9 @@ fields, so a thousand resamples cost milliseconds.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,10 +185,8 @@ def rank_frequencies(scores: xr.Dataset, method: str, leads: Sequence[int]) -> x
     return xr.Dataset({"observed": counts / counts.sum() * ranks, "low": low, "high": high})
 
 
-def write_csv(scores: xr.Dataset, path: str | Path) -> Path:
-    """All metrics as tidy rows: method, lead_time, metric, reference, value, low, high, units; pooled leads last."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+def csv_text(scores: xr.Dataset) -> str:
+    """All metrics as CSV rows: method, lead_time, metric, reference, value, low, high, units; pooled leads too."""
     rows: list[list[Any]] = []
     for name in USES:
         for reference in references(scores) if name == "crpss" else [""]:
@@ -198,11 +196,11 @@ def write_csv(scores: xr.Dataset, path: str | Path) -> Path:
                 rows += _rows(curve.sel(lead_time=lead), str(lead), name, reference, units)
             for label, leads in periods(scores).items():
                 rows += _rows(metric(scores, name, reference=reference, leads=leads), label, name, reference, units)
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["method", "lead_time", "metric", "reference", "value", "low", "high", "units"])
-        writer.writerows(rows)
-    return path
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["method", "lead_time", "metric", "reference", "value", "low", "high", "units"])
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _rows(estimate: xr.Dataset, lead: str, name: str, reference: str, units: str) -> list[list[Any]]:

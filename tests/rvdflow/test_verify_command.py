@@ -197,6 +197,26 @@ def test_a_broken_forecast_is_an_evaluation_error(stores, tmp_path):
     assert refusal.value.exit_code == 4
 
 
+def test_full_disk_is_exit_code_5_and_leaves_older_results(stores, tmp_path):
+    out, report = tmp_path / "scores.zarr", tmp_path / "report"
+    report.mkdir()
+    (report / "index.html").write_text("old")
+    arguments = [stores["rvd"], "--truth", stores["truth"], "-o", out, "--report", report, "--overwrite"]
+    code = (  # a first pass fills the caches of compiled code and fonts, which are no output of ours
+        "import resource, signal, sys, matplotlib.font_manager; from rvdflow.cli import main;"
+        f"from rvdflow.verify import verify; verify([{str(stores['rvd'])!r}], {str(stores['truth'])!r}, quiet=True);"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        f"sys.argv = ['rvdflow', 'verify', *{list(map(str, arguments))!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 5, done.stderr
+    assert str(report) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (report / "index.html").read_text() == "old"
+    assert list((report / "figures").iterdir()) == []
+
+
 def test_json_holds_the_table_and_marks_what_does_not_apply(stores, capsys):
     scores = verify(three(stores), stores["truth"], quiet=True)
     found = json.loads(json.dumps(summary_json(scores), allow_nan=False))
