@@ -37,7 +37,7 @@ def describe(path: Path | str, *, check: bool = False) -> dict[str, Any]:
         "digest": dataset.digest(path) if complete else None,
         "bytes": sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         "sizes": {str(name): int(size) for name, size in ds.sizes.items()},
-        "variables": {str(name): _variable(array) for name, array in ds.data_vars.items()},
+        "variables": {name: _variable(ds[name]) for name in sorted(map(str, ds.data_vars))},
         "split": dict(Counter(ds["split"].values.tolist())) if "split" in ds.coords else {},
         "parameters": _parameters(ds),
         "config": _config(ds.attrs.get("config")),
@@ -59,12 +59,13 @@ def _variable(array: xr.DataArray) -> dict[str, Any]:
 def _parameters(ds: xr.Dataset) -> dict[str, Any]:
     """Numeric coordinates of each trajectory: one number where all agree, else [smallest, largest]."""
     result: dict[str, Any] = {}
-    for name, array in ds.coords.items():
+    for name in sorted(map(str, ds.coords)):
+        array = ds[name]
         if array.dims != ("trajectory",) or name == "trajectory" or array.dtype.kind not in "iuf":
             continue
         low, high = array.values.min(), array.values.max()
         same = low == high or bool(np.isnan(low) and np.isnan(high))
-        result[str(name)] = low.item() if same else [low.item(), high.item()]
+        result[name] = low.item() if same else [low.item(), high.item()]
     return result
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import lbm
-from lbm import animation, cli, console
+from lbm import animation, cli, console, dataset
 from lbm.config import SimulateConfig
 
 TINY = shlex.split(
@@ -80,6 +81,22 @@ def test_simulate_info_and_check_from_the_command_line(monkeypatch, capsys, tmp_
     assert report["config"]["seed"] == 5
     assert report["parameters"]["viscosity"] == 0.02
     assert report["digest"] == lbm.digest(path)
+
+
+def test_info_says_what_an_unfinished_dataset_lacks(monkeypatch, capsys, tmp_path, flow):
+    path = tmp_path / "flow.zarr"
+    shutil.copytree(flow, path)
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"]["complete"] = False
+    (path / "zarr.json").write_text(json.dumps(root))
+    with dataset.resume(path) as writer:
+        writer.array("frames_written")[1] = 3
+    code, out, _ = call(monkeypatch, capsys, "info", path)
+    assert code == 0
+    assert "UNFINISHED: 19 of 24 frames written (go on with --resume)" in out
+    code, _, err = call(monkeypatch, capsys, "animate", path, "-o", tmp_path / "film.webp")
+    assert code == 4
+    assert "--resume" in err
 
 
 def test_json_is_all_that_stands_on_standard_output(monkeypatch, capsys, tmp_path):
