@@ -63,7 +63,8 @@ def train(
         "train.seed": seed,
     }
     from rvdflow import checkpoint
-    from rvdflow.train import estimate, next_run_folder, train
+    from rvdflow.run_folder import next_run_folder
+    from rvdflow.train import estimate, train
 
     quiet = quiet or json
     if resume and output is None:
@@ -99,7 +100,7 @@ def _run_config(
     from lbm.dataset import open_dataset
     from lbm.settings import resolve
     from rvdflow.device import choose_device
-    from rvdflow.train import read_config
+    from rvdflow.run_folder import read_config
     from rvdflow.train_config import RunConfig, choose_preset
 
     stored = read_config(resumed) if resumed and (resumed / "config.json").is_file() else None
@@ -110,7 +111,7 @@ def _run_config(
         if stored:
             name = stored.preset
         else:
-            frames = open_dataset(data).sizes
+            frames = open_dataset(data, chunks=None).sizes
             name = choose_preset(frames.get("y", 0), frames.get("x", 0), choose_device(device).type)
             say(f"preset: {name} ({frames.get('y')} x {frames.get('x')} frames)", quiet=quiet)
         settings = resolve(RunConfig, file=file, sets=sets, flags={**flags, "preset": name})
@@ -151,7 +152,8 @@ def forecast(
     debug: Debug = False,
 ) -> None:
     """Forecast an ensemble of continuations of each test run."""
-    from rvdflow.forecast import forecast, open_truth, plan, summary
+    from rvdflow.forecast import forecast, open_truth
+    from rvdflow.plan import plan, summary
 
     quiet = quiet or json
     if method != "rvd" and not (checkpoint is sampler is steps is None):
@@ -201,7 +203,7 @@ def _forecaster(
     if method == "climatology":
         from lbm.dataset import open_dataset
         from rvdflow.baselines import Climatology
-        from rvdflow.windows import Frames, frame_variables, split_trajectories
+        from rvdflow.frames import Frames, frame_variables, split_trajectories
 
         opened = open_dataset(data, chunks=None)
         return Climatology(Frames(opened, frame_variables(opened)), split_trajectories(opened, "train"))

@@ -20,12 +20,14 @@ import torch
 
 from lbm.errors import DataError, UsageError
 from rvdflow import checkpoint
+from rvdflow.build import build_model
 from rvdflow.config import SamplerConfig
 from rvdflow.device import choose_device, choose_threads
+from rvdflow.frames import Frames, frame_variables
 from rvdflow.noise import MemberNoise
-from rvdflow.train import build_model, data_identity
+from rvdflow.normalisation import Normalisation
 from rvdflow.train_config import RunConfig
-from rvdflow.windows import Frames, Normalisation
+from rvdflow.training_data import data_identity
 
 Case = tuple[int, int]
 
@@ -73,20 +75,15 @@ class Forecaster(ABC):
         `lead`), `init_times` names them instead, `cases` is the most cases to forecast, spread evenly. For what does
         not fit into memory use `rvdflow.forecast.forecast`, which writes a store.
         """
-        from rvdflow.forecast import forecast_in_memory, plan
+        from rvdflow.forecast import forecast_in_memory
+        from rvdflow.plan import plan
 
-        frames = Frames(dataset, self.variables or _all_variables(dataset))
+        frames = Frames(dataset, self.variables or frame_variables(dataset))
         chosen = plan(
             dataset, frames, members=1 if self.deterministic else members, lead=lead, context=context, split=split,
             stride=stride, init_times=init_times, cases=cases, seed=seed,
         )  # fmt: skip
         return forecast_in_memory(self, dataset, frames, chosen)
-
-
-def _all_variables(dataset: Any) -> tuple[str, ...]:
-    from rvdflow.windows import frame_variables
-
-    return frame_variables(dataset)
 
 
 class ResidualDiffusionForecaster(Forecaster):

@@ -7,86 +7,27 @@ same command again with `--resume`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lbm import dataset as store
-from lbm.console import Stop, progress, say, size
-from lbm.errors import DataError, UsageError
+from lbm.console import Stop, progress, say, size, warn
+from lbm.errors import DataError
 from rvdflow import checkpoint
+from rvdflow.build import COPIES, build_model
 from rvdflow.device import choose_device, choose_threads
 from rvdflow.noise import torch_generator
+from rvdflow.normalisation import Normalisation
 from rvdflow.optimise import Optimiser
+from rvdflow.run_folder import prepare_folder
 from rvdflow.runlog import RunLog
 from rvdflow.train_config import RunConfig
-from rvdflow.windows import (
-    Frames,
-    Normalisation,
-    Windows,
-    clips,
-    fit_normalisation,
-    frame_variables,
-    split_trajectories,
-)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run learns from. `identity` goes into the checkpoint, so that a forecast can refuse other data."""
-
-    training: Windows
-    validation: Windows | None
-    normalisation: Normalisation
-    identity: dict[str, Any]
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        return self.training.frames.frame_shape
-
-
-def load_data(path: Path, config: RunConfig, normalisation: Normalisation | None = None) -> Data:
-    """Open a dataset for training; the normalisation is fitted on its training runs unless one is given."""
-    opened = store.open_dataset(path, chunks=None)
-    variables = config.train.variables or frame_variables(opened)
-    if not variables:
-        raise DataError(f"{path} holds no frames (trajectory, time, y, x) to learn from")
-    frames = Frames(opened, variables)
-    runs = split_trajectories(opened, "train")
-    if normalisation is None:
-        normalisation = fit_normalisation(frames, runs, config.model.normalisation)
-    length = config.model.clip_frames
-    validation_runs = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
-    return Data(
-        training=Windows(frames, runs, length, normalisation),
-        validation=Windows(frames, validation_runs, length, normalisation) if validation_runs else None,
-        normalisation=normalisation,
-        identity=data_identity(opened, frames) | {"sha256": store.digest(path)},
-    )
-
-
-def data_identity(opened: Any, frames: Frames) -> dict[str, Any]:
-    """What data must have in common to be forecast by the same network."""
-    return {
-        "variables": list(frames.variables),
-        "frame_size": [frames.height, frames.width],
-        "frame_interval": opened.attrs.get("frame_interval"),
-    }
-
-
-def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> torch.nn.Module:
-    """The network of `config` with initial weights from its seed; torch's global generator is left alone."""
-    from rvdflow.model import ResidualVideoDiffusion
-
-    channels, height, width = frame_shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        return ResidualVideoDiffusion(config.model, channels=channels, height=height, width=width)
+from rvdflow.training_data import load_data
+from rvdflow.windows import Windows, clips
 
 
 class Run:
@@ -100,6 +41,7 @@ class Run:
         self.data = load_data(data, config, normalisation)
         self.optimiser = Optimiser(build_model(config, self.data.frame_shape), config.train, device)
         self.sums: dict[str, float] = {}
+        self.validated = (-1, 0.0)  # step of the last validation, and its loss
         if saved:
             self._restore(saved)
         self.log = RunLog(folder, keep_until=self.optimiser.step)
@@ -110,6 +52,9 @@ class Run:
             raise DataError(
                 f"{saved.path} was trained on a dataset with SHA-256 {was[:12]}..., this one has {now[:12]}..."
             )
+        if saved.meta["threads"] != self.threads or saved.meta["device"] != self.optimiser.device.type:
+            before = f"{saved.meta['threads']} threads on {saved.meta['device']}"
+            warn(f"begun with {before}, resumed otherwise: weights will differ in their last bits")
         self.optimiser.restore(saved.meta["optimiser"], saved.state)
         self.sums = saved.meta["sums"]
 
@@ -141,6 +86,8 @@ class Run:
         windows, train = self.data.validation, self.config.train
         if windows is None:
             return {}
+        if self.validated[0] == self.optimiser.step:
+            return {"validation_loss": self.validated[1]}
         count = min(train.validation_clips, len(windows))
         chosen = [round(k * (len(windows) - 1) / max(1, count - 1)) for k in range(count)]
         total, device = 0.0, self.optimiser.device
@@ -151,6 +98,7 @@ class Run:
                 model: Any = self.optimiser.average
                 losses = model.loss(windows.clip(part).to(device), step=self.optimiser.step, generator=generator)
             total += float(losses["loss"]) * len(part)
+        self.validated = (self.optimiser.step, total / count)
         return {"validation_loss": total / count}
 
     def record(self, values: dict[str, float], seconds: float) -> str:
@@ -274,83 +222,6 @@ def finish(run: Run, quiet: bool = False) -> dict[str, Any]:
     return scores | {"inflation": inflation, "validation_spread_skill": [round(r, 4) for r in ratios]}
 
 
-# ------------------------------------------------------------------ the run folder
-
-
-def prepare_folder(folder: Path, data: Path, config: RunConfig | None, *, resume: bool, overwrite: bool) -> RunConfig:
-    """Make (or reopen) a run folder and write its config.json; returns the configuration that holds.
-
-    Never deletes anything but a run's own files, and those only with `overwrite`.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: name another folder with -o")
-    stored = read_config(folder) if (folder / "config.json").is_file() else None
-    if resume:
-        if not folder.exists():
-            raise DataError(f"{folder}: nothing to resume there; leave out --resume to start")
-        return _agreed(folder, stored, config) if stored else _begin(folder, data, config)
-    if stored is None and folder.is_dir() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is not a run folder: name another one with -o")
-    if stored is not None and not overwrite:
-        raise UsageError(f"{folder} holds a run already: go on with --resume, or replace it with --overwrite")
-    return _begin(folder, data, config)
-
-
-def _begin(folder: Path, data: Path, config: RunConfig | None) -> RunConfig:
-    if config is None:
-        raise UsageError(f"{folder} holds no configuration yet: leave out --resume to start")
-    checkpoints = folder / "checkpoints"
-    (folder / "config.json").unlink(missing_ok=True)  # first: what is left of an old run must not look like one
-    for pattern in ("*.pt", "*.pt.sha256", "*.tmp"):
-        for old in checkpoints.glob(pattern):
-            old.unlink()
-    for name in ("log.csv", "log.jsonl", "latest"):
-        (folder / name).unlink(missing_ok=True)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"config": config.model_dump(mode="json"), "data": str(data)}, indent=2)
-    checkpoint.replace_file(folder / "config.json", text.encode())
-    return config
-
-
-def _agreed(folder: Path, stored: RunConfig, config: RunConfig | None) -> RunConfig:
-    if config is not None and config != stored:
-        differing = differences(stored.model_dump(), config.model_dump())
-        raise UsageError(
-            f"{folder} was begun with other settings ({'; '.join(differing[:3])}): leave them out to resume"
-        )
-    return stored
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings in which two configurations differ, as `key: old, now new`."""
-    found: list[str] = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            found.append(f"{prefix}{key}: {a}, now {b}")
-    return found
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The configuration of a run folder. DataError when its config.json is damaged."""
-    path = folder / "config.json"
-    try:
-        return RunConfig.model_validate(json.loads(path.read_text())["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        line = " ".join(str(error).split())[:160]
-        raise DataError(f"{path}: not the configuration of a run ({line})") from error
-
-
-def next_run_folder(preset: str, root: Path = Path("runs")) -> Path:
-    """runs/<preset>-<n> with the smallest n that is free."""
-    n = 1
-    while (root / f"{preset}-{n}").exists():
-        n += 1
-    return root / f"{preset}-{n}"
-
-
 def estimate(data: Path, config: RunConfig) -> dict[str, Any]:
     """Size and cost of a run before it is begun: windows, parameters, memory, disk, and time from one short step."""
     loaded = load_data(data, config)
@@ -363,7 +234,7 @@ def estimate(data: Path, config: RunConfig) -> dict[str, Any]:
     return {
         "windows": loaded.training.describe(),
         "parameters": parameters,
-        "memory": size(4 * 5 * parameters + (loaded.training.nbytes if loaded.training.in_memory else 0)),
-        "disk": size(3 * 16 * parameters),
+        "memory": size(4 * COPIES * parameters + (loaded.training.nbytes if loaded.training.in_memory else 0)),
+        "disk": size(3 * 4 * 4 * parameters),
         "hours_on_this_cpu_at_most": round(seconds / 3600, 2),
     }

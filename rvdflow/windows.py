@@ -1,9 +1,7 @@
 """From flow.zarr to normalised clips.
 
-A *frame* is (channel, y, x), one channel per variable; a *window* is `length` consecutive frames of one trajectory;
-a batch of windows is a *clip* tensor (batch, time, channel, y, x), float32. Runs are split, never windows of one
-run, so every window belongs to exactly one split. The normalisation is fitted on the training runs alone and
-travels in the checkpoint. Cells inside an obstacle are left out of the fit and given to the network as zero.
+A *window* is `length` consecutive frames of one trajectory; a batch of windows is a *clip* tensor
+(batch, time, channel, y, x), float32. Runs are split, never windows of one run, so every window belongs to one split.
 """
 
 from __future__ import annotations
@@ -12,157 +10,18 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from lbm.errors import DataError, UsageError
+from lbm.errors import DataError
+from rvdflow.frames import Frames
 from rvdflow.noise import numpy_generator
+from rvdflow.normalisation import Normalisation
 
-BLOCK = 64  # frames read at a time when passing over whole trajectories
 READ_AHEAD = 4  # clips prepared in advance when the dataset is read from disk
-FRAME_DIMS = ("trajectory", "time", "y", "x")
-
-
-def frame_variables(dataset: Any) -> tuple[str, ...]:
-    """Names of the variables of `dataset` that hold frames, in the order they are stored."""
-    return tuple(str(name) for name, array in dataset.data_vars.items() if array.dims == FRAME_DIMS)
-
-
-def split_trajectories(dataset: Any, split: str) -> list[int]:
-    """Indices of the trajectories that belong to `split`. DataError when there are none."""
-    if "split" not in dataset.variables:
-        raise DataError("the dataset has no variable 'split', so training and test runs cannot be told apart")
-    names = np.asarray(dataset["split"].values).astype(str)
-    chosen = np.flatnonzero(names == split)
-    if not len(chosen):
-        there = ", ".join(f"{n} {name}" for name, n in zip(*np.unique(names, return_counts=True), strict=True))
-        raise DataError(f"the dataset has no trajectory in split {split!r}; it has {there or 'none at all'}")
-    return [int(k) for k in chosen]
-
-
-class Frames:
-    """Reads frames of some variables of an open dataset as (time, channel, y, x) float32 in physical units.
-
-    Open the dataset with `chunks=None` (lazy, without dask) where many windows are read one by one.
-    """
-
-    def __init__(self, dataset: Any, variables: Sequence[str]):
-        for name in variables:
-            if name not in dataset.data_vars or dataset[name].dims != FRAME_DIMS:
-                there = ", ".join(frame_variables(dataset)) or "no frames at all"
-                raise DataError(f"the dataset has no frames of {name!r}; it has {there}")
-        self.variables = tuple(variables)
-        self.arrays = [dataset[name].variable for name in variables]
-        self.trajectories, self.times, self.height, self.width = (int(n) for n in self.arrays[0].shape)
-        self.solid = _solid(dataset, (self.trajectories, self.height, self.width))
-
-    @property
-    def channels(self) -> int:
-        return len(self.variables)
-
-    @property
-    def frame_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.height, self.width
-
-    def read(self, trajectory: int, start: int, stop: int) -> np.ndarray:
-        """Frames start..stop-1 of one trajectory: (time, channel, y, x) float32, as stored."""
-        if not 0 <= start < stop <= self.times:
-            raise UsageError(f"frames {start}..{stop - 1} asked for, the dataset has 0..{self.times - 1}")
-        parts = [np.asarray(array[trajectory, start:stop], dtype=np.float32) for array in self.arrays]
-        return np.stack(parts, axis=1)
-
-
-def _solid(dataset: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """Obstacle mask (trajectory, y, x) bool; nothing solid when the dataset names no obstacle."""
-    if "solid" not in dataset.variables:
-        return np.zeros(shape, dtype=bool)
-    return np.asarray(dataset["solid"].values, dtype=bool).reshape(shape)
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """normalised = (physical - shift) / scale, one shift and scale per variable."""
-
-    kind: str
-    variables: tuple[str, ...]
-    shift: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Normalisation:
-        try:
-            shift, scale = (tuple(float(v) for v in values[name]) for name in ("shift", "scale"))
-            variables = tuple(str(v) for v in values["variables"])
-            usable = all(np.isfinite(shift)) and all(np.isfinite(scale)) and min(scale) > 0
-            if not usable or not len(shift) == len(scale) == len(variables):
-                raise ValueError("numbers out of range")
-            return cls(str(values["kind"]), variables, shift, scale)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"normalisation not understood ({error}): {str(values)[:200]}") from error
-
-    def apply(self, frames: np.ndarray, solid: np.ndarray | None = None) -> np.ndarray:
-        """Normalised frames (..., channel, y, x) float32; cells of `solid` (broadcast against y, x) become 0."""
-        values = (frames - _column(self.shift)) / _column(self.scale)
-        return values if solid is None else np.where(solid, np.float32(0), values)
-
-    def invert(self, frames: np.ndarray) -> np.ndarray:
-        """Physical values of normalised frames (..., channel, y, x)."""
-        return frames * _column(self.scale) + _column(self.shift)
-
-
-def _column(values: Sequence[float]) -> np.ndarray:
-    """One number per channel, shaped to multiply frames (..., channel, y, x)."""
-    return np.asarray(values, dtype=np.float32)[:, None, None]
-
-
-def fit_normalisation(
-    frames: Frames, trajectories: Sequence[int], kind: Literal["standard", "minmax"] = "standard"
-) -> Normalisation:
-    """Fit on `trajectories` only, reading a block at a time.
-
-    "standard" gives mean 0 and standard deviation 1, "minmax" maps the range to [-1, 1], per variable.
-    DataError when a value outside the obstacle is not finite, or a variable never changes.
-    """
-    count, mean, squares = 0, np.zeros(frames.channels), np.zeros(frames.channels)
-    low, high = np.full(frames.channels, np.inf), np.full(frames.channels, -np.inf)
-    for trajectory in trajectories:
-        fluid = ~frames.solid[trajectory]
-        for start in range(0, frames.times, BLOCK):
-            block = frames.read(trajectory, start, min(start + BLOCK, frames.times))[:, :, fluid]
-            _require_finite(block, frames.variables, trajectory, start)
-            values = block.swapaxes(0, 1).reshape(frames.channels, -1).astype(np.float64)
-            # Chan et al. (1983): means and sums of squares of two sets combine without cancellation.
-            n, part = values.shape[1], values.mean(1)
-            squares += values.var(1) * n + (part - mean) ** 2 * (count * n / (count + n))
-            mean += (part - mean) * (n / (count + n))
-            count += n
-            low, high = np.minimum(low, values.min(1)), np.maximum(high, values.max(1))
-    if kind == "standard":
-        shift, scale = mean, np.sqrt(squares / count)
-    else:
-        shift, scale = (low + high) / 2, (high - low) / 2
-    for name, s in zip(frames.variables, scale, strict=True):
-        if not s > 0:
-            raise DataError(f"{name} has the same value everywhere in the training runs: nothing to learn from it")
-    return Normalisation(kind, frames.variables, tuple(map(float, shift)), tuple(map(float, scale)))
-
-
-def _require_finite(block: np.ndarray, variables: Sequence[str], trajectory: int, start: int) -> None:
-    if np.isfinite(block).all():
-        return
-    frame, channel = (int(k[0]) for k in np.nonzero(~np.isfinite(block))[:2])
-    raise DataError(
-        f"{variables[channel]} of trajectory {trajectory} is not finite at frame {start + frame}: "
-        "the dataset is unfinished or its flow diverged (check it with `lbm info --check`)"
-    )
 
 
 class Windows:

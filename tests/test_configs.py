@@ -27,7 +27,7 @@ def test_simulation_configurations_resolve(path):
 def test_training_configurations_load_and_build_a_network(path):
     import torch
 
-    from rvdflow.train import build_model
+    from rvdflow.build import build_model
     from rvdflow.train_config import RunConfig
 
     config = resolve(RunConfig, file=path, sets=[], flags={})

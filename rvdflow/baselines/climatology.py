@@ -13,8 +13,8 @@ import numpy as np
 
 from lbm.errors import DataError
 from rvdflow.forecaster import Case, Forecaster
+from rvdflow.frames import Frames
 from rvdflow.noise import numpy_generator
-from rvdflow.windows import Frames
 
 
 class Climatology(Forecaster):

@@ -7,7 +7,7 @@ from lbm import dataset as store
 from lbm.errors import DataError
 from rvdflow.baselines import Climatology, Persistence
 from rvdflow.forecast import forecast
-from rvdflow.windows import Frames
+from rvdflow.frames import Frames
 
 
 def climatology(path, training=(0, 1)):

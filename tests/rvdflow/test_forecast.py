@@ -8,9 +8,10 @@ import pytest
 import rvdflow
 from lbm import dataset as store
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
-from rvdflow.forecast import MEMBER_DIMS, Plan, forecast, plan
+from rvdflow.forecast import MEMBER_DIMS, forecast
 from rvdflow.forecaster import Forecaster
-from rvdflow.windows import Frames
+from rvdflow.frames import Frames
+from rvdflow.plan import Plan, plan
 
 SMALL = {"members": 5, "lead": 4, "context": 3, "quiet": True}
 

@@ -12,7 +12,7 @@ from lbm import dataset as store
 from lbm.errors import UsageError
 from rvdflow.baselines import Climatology
 from rvdflow.forecast import forecast
-from rvdflow.windows import Frames
+from rvdflow.frames import Frames
 
 OPTIONS = {"members": 6, "lead": 4, "context": 3, "stride": 1, "members_per_batch": 2, "quiet": True}
 COMMAND = "--ensemble 6 --lead 4 --context 3 --stride 1 --members-per-batch 2 --cases-per-batch 2 --threads 1 --quiet"

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from lbm.errors import DataError, NumericalError, UsageError
+from lbm.errors import DataError, NumericalError, ResourceError, UsageError
 from rvdflow import checkpoint, runlog
 from rvdflow.optimise import Optimiser
-from rvdflow.train import read_config, train
+from rvdflow.run_folder import read_config
+from rvdflow.train import train
 from rvdflow.train_config import RunConfig, TrainConfig, choose_preset
 from rvdflow.windows import Windows
 
@@ -266,6 +267,20 @@ def test_damaged_run_configurations_are_refused_by_name(flow, tiny, tmp_path):
         (run / "config.json").write_text(text)
         with pytest.raises(DataError, match=r"config\.json: not the configuration of a run"):
             train(flow, run, None, quiet=True, resume=True)
+
+
+@pytest.mark.parametrize("model", [{"width": 512, "multipliers": (64, 64, 64)}, {"multipliers": (10**9, 10**9)}])
+def test_a_network_that_cannot_fit_is_refused_before_it_is_built(flow, tmp_path, model):
+    config = RunConfig.model_validate({"preset": "small", "model": model})
+    with pytest.raises(ResourceError, match="GiB, .* are free: lower|is too large"):
+        train(flow, tmp_path / "run", config, quiet=True)
+
+
+def test_resuming_with_other_threads_says_that_bits_will_differ(flow, tiny, tmp_path, capsys):
+    with pytest.raises(Crash):
+        train(flow, tmp_path / "run", tiny(), threads=1, quiet=True, on_step=crash_after(8))
+    train(flow, tmp_path / "run", tiny(), threads=2, quiet=True, resume=True)
+    assert "begun with 1 threads on cpu, resumed otherwise" in capsys.readouterr().err
 
 
 def test_presets_fill_in_what_is_not_given_and_given_values_win():

@@ -5,8 +5,10 @@ import pytest
 
 from lbm import dataset as store
 from lbm.errors import DataError, UsageError
+from rvdflow.frames import Frames, split_trajectories
 from rvdflow.noise import MemberNoise, stream_seed
-from rvdflow.windows import Frames, Windows, clips, draw, fit_normalisation, split_trajectories
+from rvdflow.normalisation import fit_normalisation
+from rvdflow.windows import Windows, clips, draw
 
 
 def frames_of(path):

@@ -1,0 +1,134 @@
+"""Which cases a forecast consists of, and in which portions they are drawn.
+
+The cases are a rectangle, trajectories x init times. They are gone through in groups of a few cases and, within a
+group, in chunks of members; one portion (a chunk of members of a group of cases) is in memory at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lbm.console import size
+from lbm.errors import UsageError
+from rvdflow.forecaster import Case
+from rvdflow.frames import Frames, split_trajectories
+
+DRAW = 32  # members drawn in one call, over all its cases, unless told otherwise
+CHUNK_BYTES = 64 * 2**20  # largest chunk of a store, unless told otherwise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which cases are forecast, how, and in which portions."""
+
+    trajectories: tuple[int, ...]
+    init_times: tuple[int, ...]
+    members: int
+    lead: int
+    context: int
+    seed: int
+    cases_per_batch: int
+    members_per_batch: int
+
+    @property
+    def cases(self) -> list[Case]:
+        return [(k, t) for k in self.trajectories for t in self.init_times]
+
+    def groups(self) -> list[list[Case]]:
+        """Cases that are drawn together."""
+        cases = self.cases
+        return [cases[i : i + self.cases_per_batch] for i in range(0, len(cases), self.cases_per_batch)]
+
+    def member_chunks(self) -> list[range]:
+        """Members that are drawn together, and lie in one chunk of the store."""
+        return [
+            range(first, min(first + self.members_per_batch, self.members))
+            for first in range(0, self.members, self.members_per_batch)
+        ]
+
+    def nbytes(self, frames: Frames) -> int:
+        """Size of the whole forecast, uncompressed."""
+        return len(self.trajectories) * len(self.init_times) * self.members * self.lead * frame_bytes(frames)
+
+
+def frame_bytes(frames: Frames) -> int:
+    return 4 * frames.channels * frames.height * frames.width
+
+
+def plan(
+    dataset: Any,
+    frames: Frames,
+    *,
+    members: int,
+    lead: int,
+    context: int,
+    split: str | None = "test",
+    stride: int | None = None,
+    init_times: Sequence[int] | None = None,
+    cases: int | None = None,
+    seed: int = 0,
+    cases_per_batch: int | None = None,
+    members_per_batch: int | None = None,
+) -> Plan:
+    """Choose the cases: all trajectories of `split` (None: of the dataset) at common init times.
+
+    Init times are `init_times`, else every `stride` frames (default `lead`, so that targets do not overlap) wherever
+    `context` frames lie before and `lead` frames after. `cases` bounds trajectories x init times; init times are then
+    thinned evenly. UsageError when a number is out of range or no case is left.
+    """
+    given = {"members": members, "lead": lead, "context": context, "stride": stride, "cases": cases}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}: at least 1")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}: at least 0")
+    runs = split_trajectories(dataset, split) if split is not None else list(range(frames.trajectories))
+    first, last = context - 1, frames.times - 1 - lead
+    if last < first:
+        raise UsageError(f"context {context} and lead {lead} need {context + lead} frames, a run has {frames.times}")
+    if init_times is None:
+        times = list(range(first, last + 1, stride or lead))
+    else:
+        times = sorted(set(init_times))
+        wrong = [str(t) for t in times if not first <= t <= last] if times else ["none"]
+        if wrong:
+            raise UsageError(f"init time {wrong[0]}: with context {context} and lead {lead} use {first}..{last}")
+    if cases is not None and cases < len(runs) * len(times):
+        runs = runs[: min(len(runs), cases)]
+        times = _evenly(times, cases // len(runs))
+    together = min(members, members_per_batch or max(1, min(DRAW, CHUNK_BYTES // (lead * frame_bytes(frames)))))
+    return Plan(
+        trajectories=tuple(runs),
+        init_times=tuple(times),
+        members=members,
+        lead=lead,
+        context=context,
+        seed=seed,
+        cases_per_batch=cases_per_batch or max(1, DRAW // together),
+        members_per_batch=together,
+    )
+
+
+def _evenly(values: list[int], count: int) -> list[int]:
+    """`count` of `values`, first and last included, evenly spread."""
+    if count >= len(values):
+        return values
+    return [values[round(k * (len(values) - 1) / max(1, count - 1))] for k in range(count)]
+
+
+def summary(chosen: Plan, frames: Frames) -> dict[str, Any]:
+    """What a forecast would do and take, for --dry-run."""
+    return {
+        "trajectories": list(chosen.trajectories),
+        "init_times": list(chosen.init_times),
+        "cases": len(chosen.trajectories) * len(chosen.init_times),
+        "members": chosen.members,
+        "lead": chosen.lead,
+        "context": chosen.context,
+        "seed": chosen.seed,
+        "portions": f"{chosen.cases_per_batch} cases x {chosen.members_per_batch} members",
+        "disk": size(chosen.nbytes(frames)),
+        "memory": size(4 * chosen.cases_per_batch * chosen.members_per_batch * chosen.lead * frame_bytes(frames)),
+    }
