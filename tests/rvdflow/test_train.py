@@ -272,7 +272,7 @@ def test_damaged_run_configurations_are_refused_by_name(flow, tiny, tmp_path):
 @pytest.mark.parametrize("model", [{"width": 512, "multipliers": (64, 64, 64)}, {"multipliers": (10**9, 10**9)}])
 def test_a_network_that_cannot_fit_is_refused_before_it_is_built(flow, tmp_path, model):
     config = RunConfig.model_validate({"preset": "small", "model": model})
-    with pytest.raises(ResourceError, match="GiB, .* are free: lower|is too large"):
+    with pytest.raises(ResourceError, match=r"GiB, .* are free: lower|is too large"):
         train(flow, tmp_path / "run", config, quiet=True)
 
 
