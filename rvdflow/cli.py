@@ -171,7 +171,9 @@ def forecast(
         return
     output = output or Path("forecast.zarr" if method == "rvd" else f"{method}.zarr")
     forecast(forecaster, data, output, **chosen, resume=resume, overwrite=overwrite, quiet=quiet)
-    say(f"wrote {output}\nnext: rvdflow verify {output} --truth {data}", quiet=quiet)
+    say(f"wrote {output}", quiet=quiet)
+    if method == "rvd":
+        say(f"next: rvdflow verify {output} --truth {data}", quiet=quiet)
     if json:
         from rvdflow.info import describe
 

@@ -22,6 +22,7 @@ from rvdflow.checkpoint import replace_file
 
 # What --quick changes: every step still runs, on less of everything. Its forecasts are poor.
 QUICK_SIMULATION = ["--trajectories", "6", "--split", "4,1,1", "--frames", "60", "--warmup", "40"]
+QUICK_TRAINING = ["--steps", "20", "--set", "calibration.cases=0"]
 FORECAST = ["--ensemble", "16", "--context", "4", "--lead", "16", "--cases", "40"]
 QUICK_FORECAST = ["--ensemble", "4", "--context", "4", "--lead", "8", "--cases", "3"]
 
@@ -61,7 +62,7 @@ def steps(folder: Path, quick: bool) -> list[Step]:
     listed = [
         _store_step(simulate + (QUICK_SIMULATION if quick else []), flow),
         Step(
-            train + (["--steps", "20"] if quick else []),
+            train + (QUICK_TRAINING if quick else []),
             complete=(run / "checkpoints" / "final.pt").is_file,
             begun=(run / "config.json").is_file,
         ),
