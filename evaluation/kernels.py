@@ -20,6 +20,7 @@ threads enter them (workqueue) or do not survive fork (OpenMP). `evaluation.poin
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -41,10 +42,27 @@ MOST_MEMBERS_8BIT = 4096
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions called from a cached one, which takes their code with it."""
+    return numba.njit(function, nogil=True, error_model="numpy")
+
+
+def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For functions called from Python with arguments of always the same types.
+
+    numba numbers the files of its cache in the order of compilation: two processes that compile one function for
+    different types at the same moment can leave the code of one under the name of the other.
+    """
     try:
         return numba.njit(function, nogil=True, cache=True, error_model="numpy")
     except RuntimeError:  # no folder to cache in can be written
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return _jit(function)
+
+
+def _specialised(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The function under a name, and so with cache files, of its own."""
+    copy = FunctionType(function.__code__, globals(), name)
+    copy.__qualname__ = name
+    return _cached(copy)
 
 
 @lru_cache(maxsize=64)
@@ -149,12 +167,13 @@ def _moments(tile, first, second):
     centre = tile[members // 2]
     first[:] = 0
     second[:] = 0
-    for m in range(members):
-        row = tile[m]
-        for lane in range(len(row)):
-            e = _wide(_wide(row[lane]) - _wide(centre[lane]))
-            first[lane] = _wide(first[lane] + e)
-            second[lane] = _wide(second[lane] + _wide(e * e))
+    for m in range(members // 2):  # two rows at a time: half the traffic on the sums; a middle row has e = 0
+        a, b = tile[m], tile[members - 1 - m]
+        for lane in range(len(a)):
+            c = _wide(centre[lane])
+            d, e = _wide(_wide(a[lane]) - c), _wide(_wide(b[lane]) - c)
+            first[lane] = _wide(first[lane] + _wide(d + e))
+            second[lane] = _wide(second[lane] + _wide(_wide(d * d) + _wide(e * e)))
 
 
 @_jit
@@ -239,8 +258,7 @@ def _write_mean_error(centre, y, first, members, kind, out):
         out[lane] = error if kind == BIAS else abs(error) if kind == ABSOLUTE_ERROR else error * error
 
 
-@_jit
-def score(forecast, truth, low, high, omit, start, stop, tile, sums, counts, floats, rows, integers, integer_rows):
+def _score(forecast, truth, low, high, omit, start, stop, tile, sums, counts, floats, rows, integers, integer_rows):
     """Statistics of points start..stop; returns how many of them hold a NaN.
 
     forecast (outer, member, inner) and truth (outer * inner) are contiguous. tile (member, LANES) has the
@@ -290,7 +308,14 @@ def score(forecast, truth, low, high, omit, start, stop, tile, sums, counts, flo
     return incomplete
 
 
-@_jit
+SCORE = {
+    (f, y): _specialised(_score, f"score_{f}_{y}")
+    for f, y in (("uint8", "uint8"), ("float32", "float32"), ("float32", "float64"), ("float64", "float64"))
+}
+"""`_score` for each pair of types of forecast and truth."""
+
+
+@_cached
 def add_ranks(rank, ties, weights, histogram):
     """Add points (row, point) to histogram (row, place); a tie of t members is shared among t + 1 places."""
     for row in range(rank.shape[0]):

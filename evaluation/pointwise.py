@@ -55,7 +55,7 @@ def ensemble_scores(
     others = [k - (k > axis) for k in order if k != axis]
     blocks = _three_axes(np.ascontiguousarray(forecast.transpose(order)), order.index(axis))
     points = truth.transpose(others)
-    out = _run(_frozen(blocks), _frozen(np.ascontiguousarray(points).ravel()), names, nan_policy, threads)
+    out = _run(blocks, np.ascontiguousarray(points).ravel(), names, nan_policy, threads)
     back = [others.index(k) for k in range(len(others))]
     return tuple(a.reshape(points.shape).transpose(back) for a in out)
 
@@ -84,7 +84,7 @@ def _three_axes(array: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
-    """A view that cannot be written: numba compiles again for each mixture of read-only and writable arrays."""
+    """A view that cannot be written: to numba, read-only and writable arrays are of different types."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -100,17 +100,19 @@ def _run(
         raise EvaluationError("the ensemble has no members: at least one is needed")
     if forecast.dtype == np.uint8 and members > kernels.MOST_MEMBERS_8BIT:
         forecast, truth = forecast.astype(np.float32), truth.astype(np.float32)
+    forecast, truth = _frozen(forecast), _frozen(truth)
     low, high = kernels.sorting_network(members)
     floats, rows = _room(kernels.FLOATS, set(names), truth.size, np.float64)
     also = {"rank", "ties"} if {"rank", "ties"} & set(names) else set()
     integers, integer_rows = _room(kernels.INTEGERS, set(names) | also, truth.size, np.int32)
     out = floats, rows, integers, integer_rows
+    score = kernels.SCORE[forecast.dtype.name, truth.dtype.name]
 
     def work(bounds: tuple[int, int]) -> int:
         tile = np.zeros((members, kernels.LANES), forecast.dtype)
         sums = np.zeros((5, kernels.LANES), np.int32 if forecast.dtype == np.uint8 else np.float64)
         counts = np.zeros((2, kernels.LANES), np.int32)
-        return kernels.score(forecast, truth, low, high, nan_policy == "omit", *bounds, tile, sums, counts, *out)
+        return score(forecast, truth, low, high, nan_policy == "omit", *bounds, tile, sums, counts, *out)
 
     threads = threads or (threads_available() if forecast.size > _SMALL else 1)
     starts = range(0, truth.size, _POINTS_PER_TASK if threads > 1 else max(truth.size, 1))

@@ -72,6 +72,12 @@ def test_lazy_truth_reads_only_the_frames_of_a_case():
     assert sorted(reads) == [(2, 5), (2, 6), (2, 7)]  # frames 11..14
 
 
+def test_whole_numbers_stored_as_floats_are_whole_numbers():
+    forecast = forecast_data(valid=False).assign_coords(init_time=[3.0, 10.0, 11.0])
+    _, aligned = align(forecast, truth_data(), "vorticity", mask_walls=False)
+    assert float(aligned[0, 1, 0, 0, 0]) == 11
+
+
 def test_walls_become_nan_in_the_truth_of_their_own_run():
     for truth in (truth_data(), truth_data().chunk(time=5)):
         _, aligned = align(forecast_data(), truth, "vorticity")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evaluation import kernels
-from evaluation.pointwise import NAMES, ensemble_scores
+from evaluation.pointwise import NAMES, count_ranks, ensemble_scores
 
 
 def through_network(columns):
@@ -43,11 +43,20 @@ def test_one_compilation_serves_every_size_and_every_statistic():
         ensemble_scores(values, np.zeros(300, np.float32), axis=0, names=names)
 
     call(3, NAMES)
-    before = len(kernels.score.signatures)
     for members in (2, 5, 16):
         call(members, ["crps"])
         call(members, ["rank", "variance"])
-    assert len(kernels.score.signatures) == before
+    assert len(kernels.SCORE["float32", "float32"].signatures) == 1
+
+
+def test_no_cached_function_has_two_signatures():
+    """Else processes that compile different ones together can load each other's code (see `kernels._cached`)."""
+    for forecast, truth in itertools.product([np.uint8, np.float32, np.float64], repeat=2):
+        ensemble_scores(np.ones((2, 3), forecast), np.ones(3, truth), axis=0, names=NAMES)
+    ensemble_scores(np.ones((4097, 3), np.uint8), np.ones(3, np.uint8), axis=0, names=["crps"])
+    for order in ("C", "F"):
+        count_ranks(np.zeros((4, 3), np.int64, order=order), np.zeros((4, 3), np.int32), members=2)
+    assert [len(f.signatures) for f in (*kernels.SCORE.values(), kernels.add_ranks)] == [1] * 5
 
 
 def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
@@ -59,4 +68,4 @@ def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
         return real(*args, **options)
 
     monkeypatch.setattr(numba, "njit", no_cache)
-    assert kernels._jit(lambda x: x + 1)(2) == 3
+    assert kernels._cached(lambda x: x + 1)(2) == 3

@@ -224,6 +224,10 @@ def test_mismatched_data_is_never_broadcast(name):
         score(forecast.isel(member=0), truth)
     with pytest.raises(DimensionError, match="must be the same"):
         score(forecast, truth.expand_dims(member=5))
+    with pytest.raises(DimensionError, match="is for single forecasts"):
+        score(forecast, truth, member_dim=None)
+    with pytest.raises(EvaluationError, match="real numbers are needed"):
+        score(forecast.astype(complex), truth)
     with pytest.raises(DimensionError, match='no dimension "height"'):
         score(forecast, truth, dim="height")
 
