@@ -64,6 +64,8 @@ def simulate(
         if dataset.read_attributes(path).get("complete") is True:
             console.say(f"{path} is already complete", quiet=quiet)
             return path
+        if dataset.read_attributes(path).get("versions") != dataset.provenance()["versions"]:
+            console.warn(f"{path} was begun with other software versions: the last bits may differ", quiet=quiet)
         writer = dataset.resume(path)
     else:
         config = given.resolved()
@@ -73,6 +75,7 @@ def simulate(
         writer = create(config, path, overwrite=overwrite)
     began = time.monotonic()
     with writer:
+        _compile(config)
         _run_all(config, writer, threads, quiet)
         writer.finish()
     console.say(summary(config, path, time.monotonic() - began), quiet=quiet)
@@ -130,6 +133,15 @@ def _from_keywords(settings: dict[str, Any]) -> SimulateConfig:
     from lbm.settings import resolve
 
     return resolve(SimulateConfig, file=None, sets=[], flags=settings)
+
+
+def _compile(config: SimulateConfig) -> None:
+    """Make numba compile now: during a run, a signal would have to wait for it."""
+    from lbm.flow import Simulation
+
+    simulation = Simulation(parameters(config, 0))
+    simulation.advance(1)
+    simulation.fields(config.fields, config.frame_size or config.size)
 
 
 def _run_all(config: SimulateConfig, writer: dataset.Writer, threads: int, quiet: bool) -> None:
