@@ -25,7 +25,7 @@ from lbm.reference import equilibrium
 from lbm.units import mach, relaxation_rates
 
 FIELDS = ("vorticity", "velocity_x", "velocity_y", "density")
-PRESSURE_RELAXATION = 0.003  # per tick, of the outlet's mean density towards 1; throws back 1 % of a sound wave
+OUTLET_GAIN = 0.05  # pull of the outlet's mean to that of a leaving wave, per tick; above 0.2 it overshoots
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Simulation:
         self._geometry = boundaries.geometry(self.solid, sides=p.sides, open_ends=True, dtype=p.dtype)
         rates = relaxation_rates(p.viscosity, p.bulk_viscosity, p.lambda_)
         self._rates = np.array(rates, p.dtype)
-        self._outlet = np.array([p.inflow_velocity, SOUND_SPEED, PRESSURE_RELAXATION], p.dtype)
+        self._outlet = np.array([p.inflow_velocity, SOUND_SPEED, OUTLET_GAIN], p.dtype)
         self._inflow = Inflow(p)
         self._f = aligned_zeros(9 * int(self._geometry.plane), p.dtype)
         u, v = obstacles.parted_flow(p.obstacle, p.ny, p.nx, centre=p.position, diameter=p.diameter)

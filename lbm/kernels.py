@@ -135,20 +135,24 @@ def outlet_absorption(f, g, outlet, held):
 
     A convective outlet, d_t f + U d_x f = 0, lets eddies go but throws back a fifth of a sound wave, which leaves at
     U + c_s. Averaged over the outlet an eddy vanishes and a plane wave remains: c_s times the mean gradient, applied to
-    the mean, makes it leave at its own speed. held: (a_3, a_6 = a_7), with a weak pull of the mean density to 1.
+    the mean, makes it leave at its own speed. That alone would let the mean density drift. So the mean is also pulled
+    to the relation of a wave that leaves a flow of density 1 and velocity U, e = j - U - (U + c_s)(rho - 1) = 0,
+    which costs no reflection. held: (a_3, a_6 = a_7).
     """
     n = g.plane
-    axis, diagonal, density = 0.0, 0.0, 0.0
+    axis, diagonal, density, momentum = 0.0, 0.0, 0.0, 0.0
     for y in range(U(1), U(g.ny + 1)):
         i = y * g.stride + g.lead + U(g.nx - 1)
         b = i - U(1)
         axis += f[b + U(3) * n] - f[i + U(3) * n]
         diagonal += f[b + U(6) * n] + f[b + U(7) * n] - f[i + U(6) * n] - f[i + U(7) * n]
+        momentum += f[i + n] + f[i + U(5) * n] + f[i + U(8) * n] - f[i + U(3) * n] - f[i + U(6) * n] - f[i + U(7) * n]
         for q in range(U(9)):
             density += f[i + q * n]
-    sound, relaxation = outlet[1] / g.ny, outlet[2] / g.ny
-    held[0] = sound * axis - relaxation / 9 * density
-    held[1] = sound * diagonal / 2 - relaxation / 36 * density
+    speed, sound = outlet[0], outlet[1]
+    pull = outlet[2] * (momentum / g.ny - speed - (speed + sound) * density / g.ny)
+    held[0] = sound * axis / g.ny + pull * 2 / 3
+    held[1] = sound * diagonal / g.ny / 2 + pull / 6
 
 
 @njit(inline="always")
@@ -188,7 +192,7 @@ def advance(f, held, g, rates, outlet, inflow, tick):
     """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls.
 
     f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates: (s_v, s_b, s_q);
-    outlet: (convection speed, speed of sound, pressure relaxation); inflow: (ticks, 2) inlet velocity.
+    outlet: (convection speed, speed of sound, gain of the pull); inflow: (ticks, 2) inlet velocity.
     Odd rows 1 and ny come last, when the rows across a periodic side are done.
     """
     real, ny = f.dtype.type, g.ny

@@ -42,13 +42,13 @@ def parted_flow(
     """Smooth start: velocities (ny, nx) of unit flow that parts before the obstacle, at rest on its wall.
 
     Stream function psi = (y - y_c) s(d) with d the distance from the wall and s a smooth step from 0 at the wall to 1
-    two diameters away (or at the nearest boundary): divergence-free, without the vortex sheet of potential flow.
+    two diameters away (or at the nearer side): divergence-free, without the vortex sheet of potential flow.
     """
     if obstacle == "none":
         return np.ones((ny, nx)), np.zeros((ny, nx))
     (xc, yc), radius = centre, diameter / 2
-    room = min(xc, nx - 1 - xc, yc, ny - 1 - yc) + 0.5 - radius
-    reach = min(2 * diameter, max(room, 1.0))
+    room = min(yc, ny - 1 - yc) + 0.5 - radius  # less than half a diameter of it would make a jet
+    reach = min(2 * diameter, max(room, radius))
 
     def psi(x, y):
         s = np.clip(SHAPES[obstacle](x - xc, y - yc, diameter) / reach, 0, 1)

@@ -37,11 +37,13 @@ def collide(f, rates):
     return post
 
 
-def absorption(f, sound_speed, relaxation):
-    """What the outlet's plane sound wave and mean density ask of each incoming population, see `kernels`."""
+def absorption(f, speed, sound_speed, gain):
+    """What the outlet's plane sound wave and mean flow ask of each incoming population, see `lbm.kernels`."""
     gradient = (f[:, :, -2] - f[:, :, -1]).mean(1)
     gradient[[6, 7]] = gradient[[6, 7]].mean()
-    return sound_speed * gradient - relaxation * W * (f[:, :, -1].sum(0).mean() - 1)
+    density, momentum = f[:, :, -1].sum(0).mean(), np.tensordot(CX, f[:, :, -1], 1).mean()
+    pull = gain * (momentum - speed - (speed + sound_speed) * (density - 1))
+    return sound_speed * gradient + 6 * W * pull
 
 
 def step(f, rates, solid, *, sides, inflow=None, profile=None, outlet=None):

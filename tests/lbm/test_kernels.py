@@ -30,7 +30,7 @@ def run_reference(p: FlowParameters, ticks: int) -> np.ndarray:
     f[:, solid] = W[:, None]
     for tick in range(ticks):
         if tick % 2 == 0:
-            absorbed = reference.absorption(f, SOUND_SPEED, flow.PRESSURE_RELAXATION)
+            absorbed = reference.absorption(f, p.inflow_velocity, SOUND_SPEED, flow.OUTLET_GAIN)
         outlet = (p.inflow_velocity, absorbed)
         f = reference.step(f, rates, solid, sides=p.sides, inflow=inflow[tick], profile=profile, outlet=outlet)
     density, u, v = reference.moments(f)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lbm import boundaries, flow, kernels, reference, units
+from lbm import boundaries, kernels, reference, units
 from lbm.flow import FlowParameters, Simulation
 from lbm.lattice import SOUND_SPEED, Q, W
 
@@ -75,13 +75,13 @@ def undisturbed(nx, fields, ticks, every, **options):
     return np.array(series)
 
 
-def test_outlet_throws_back_two_percent_of_a_sound_wave():
+def test_outlet_throws_back_half_a_percent_of_a_sound_wave():
     def pulse(nx):
         bump = 1e-3 * np.exp(-(((np.arange(nx) - 60) / 8) ** 2)) * np.ones((16, 1))
         return 1 + bump, 0.1 + SOUND_SPEED * bump, 0 * bump  # runs to the right only
 
     short, long = (undisturbed(nx, pulse, 300, 10) for nx in (128, 600))
-    assert np.abs(short - long)[:, 0].max() < 0.02 * 1e-3
+    assert np.abs(short - long)[:, 0].max() < 0.005 * 1e-3
 
 
 def test_outlet_lets_an_eddy_go():
@@ -95,7 +95,7 @@ def test_outlet_lets_an_eddy_go():
 
     short, long = (undisturbed(nx, eddy, 1000, 20) for nx in (128, 256))
     error = np.abs(short - long)[:, 1:].max((0, 1, 2))  # by column, over all times
-    assert error[:100].max() < 0.005 * speed
+    assert error[:100].max() < 0.01 * speed
     assert error.max() < 0.02 * speed
 
 
@@ -163,12 +163,13 @@ def test_reynolds_forty_does_not_shed():
     assert np.abs(simulation._update_moments()[2, 48, 64]) < max(early, 0.02 * p.inflow_velocity)
 
 
-def test_outlet_relaxation_keeps_the_mean_density():
+def test_outlet_keeps_the_mean_density():
     p = FlowParameters(obstacle="none", noise_streamwise=0.06, noise_transverse=0.2, viscosity=0.01)
     simulation, mean = Simulation(p), []
     for _ in range(100):
         simulation.advance(300)
         mean.append(simulation.fields(["density"])["density"].mean() - 1)
-    # noise of u makes plane waves of density u' / c_s, 1 % rms here; without relaxation the mean wanders off
-    assert np.std(mean) < 2 * 0.06 * p.inflow_velocity / SOUND_SPEED
-    assert flow.PRESSURE_RELAXATION > 0
+    # noise of u makes plane waves of density u' / c_s, 1 % rms here; without the outlet's pull the mean drifts by 5 %
+    rms = 0.06 * p.inflow_velocity / SOUND_SPEED
+    assert np.std(mean) < rms
+    assert abs(np.mean(mean)) < rms / 2
