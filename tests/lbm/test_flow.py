@@ -12,6 +12,7 @@ NOISY = FlowParameters(noise_streamwise=0.06, noise_transverse=0.2, seed=5)
 
 REFUSED = {
     "Mach number 0.35": {"inflow_velocity": 0.2},
+    "Mach number 0.72 expected": {"inflow_velocity": 0.14, "noise_transverse": 0.3, "viscosity": 0.01},
     "too low for this grid": {"viscosity": 1e-4},
     "too high for an explicit lattice": {"bulk_viscosity": 2.0},
     "2 cells from the inlet": {"centre": (4.0, 32.0)},
@@ -43,7 +44,7 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(message):
     [
         ({}, None),
         ({"inflow_velocity": 0.15, "viscosity": 0.01}, "Mach number 0.26"),
-        ({"viscosity": 0.0008}, "per cell"),
+        ({"viscosity": 0.0015}, "per cell"),
         ({"diameter": 20.0}, "31% of the channel"),
     ],
 )
