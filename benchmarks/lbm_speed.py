@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--narrow", action="store_true", help="leave numba's choice of vector width")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each figure")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "lbm_speed.json")
     options = parser.parse_args()
     wide = False if options.narrow else prefer_wide_vectors()
     rows = []

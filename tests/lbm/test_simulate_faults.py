@@ -148,11 +148,11 @@ def test_a_second_writer_is_refused(tmp_path):
 
 
 def test_a_diverging_flow_stops_early_and_keeps_its_frames(tmp_path):
-    """Gusts half as strong as the inflow: nothing is wrong beforehand, the Mach limit ends it."""
+    """A blocked channel just inside the limits: nothing is wrong beforehand, the Mach limit ends it at tick 1000."""
     path = tmp_path / "flow.zarr"
     done = run(
-        *("simulate", "--size", "32x64", "--diameter", 8, "--viscosity", 0.001, "--inflow-velocity", 0.12),
-        *("--noise-transverse", 0.5, "--noise-streamwise", 0.5, "--frames", 5000, "--every", 20, "--warmup", 0),
+        *("simulate", "--size", "48x64", "--diameter", 12, "--viscosity", 0.00175, "--inflow-velocity", 0.17),
+        *("--noise-transverse", 0, "--noise-streamwise", 0, "--frames", 5000, "--every", 20, "--warmup", 0),
         *("--trajectories", 1, "--quiet", "-o", path),
     )
     assert done.returncode == 3, done.stderr
