@@ -24,9 +24,7 @@ MAX_BYTES = 1_000_000
 MAX_DEPTH = 12  # our own configurations need 3
 
 
-def resolve(
-    model_class: type[Model], *, file: Path | None, sets: Sequence[str], flags: Mapping[str, Any]
-) -> Model:
+def resolve(model_class: type[Model], *, file: Path | None, sets: Sequence[str], flags: Mapping[str, Any]) -> Model:
     """Merge all sources and validate them as `model_class`.
 
     `flags` maps (dotted) keys to values, `None` meaning that the flag was not given; `sets` are texts

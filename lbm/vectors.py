@@ -18,7 +18,7 @@ def prefer_wide_vectors() -> bool:
     chosen = {"NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"} & os.environ.keys()
     if "numba" in sys.modules or chosen:
         return False
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
     if not features.get("avx512f", False):

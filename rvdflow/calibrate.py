@@ -2,8 +2,8 @@
 
 A forecaster trained one step ahead does not learn that its errors persist, and a few-step sampler loses variance, so
 the ensemble spreads too little. One number mends most of it: the drawn residual is multiplied by an `inflation`,
-chosen so that the spread-skill ratio sqrt((M+1)/M mean variance / mean squared error), averaged in its logarithm over
-lead times, is one on validation cases. Inflation in this sense is standard in ensemble forecasting (Anderson &
+chosen so that the spread-skill ratio sqrt((M+1)/M mean variance / mean squared error) on validation cases departs from
+one as little as possible at its worst lead time: its smallest and largest value lie equally far, as factors, from one. Inflation in this sense is standard in ensemble forecasting (Anderson &
 Anderson 1999, doi:10.1175/1520-0493(1999)127<2741:AMCIOT>2.0.CO;2); nothing is fitted on test runs.
 """
 
@@ -50,6 +50,5 @@ def calibrate(
         args = (clips, config.members, config.context, model.config.sampler, seed)
         ratios = spread_skill_by_lead(model, *args)
         if k < config.rounds:
-            correction = torch.exp(-ratios.log().mean())
-            model.inflation.mul_(correction).clamp_(0.5, 3.0)
+            model.inflation.div_((ratios.min() * ratios.max()).sqrt()).clamp_(0.5, 3.0)
     return float(model.inflation), ratios.tolist()

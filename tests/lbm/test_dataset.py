@@ -29,9 +29,7 @@ def create_flow(path, **options):
             "vorticity": dataset.Variable(
                 ("trajectory", "time", "y", "x"), "float32", {"units": "1/tick"}, chunks=(1, 3, NY, NX)
             ),
-            "solid": dataset.Variable(
-                ("trajectory", "y", "x"), "bool", {}, values=np.zeros((RUNS, NY, NX), bool)
-            ),
+            "solid": dataset.Variable(("trajectory", "y", "x"), "bool", {}, values=np.zeros((RUNS, NY, NX), bool)),
         },
         coords={
             "trajectory": ("trajectory", np.arange(RUNS), {}),
