@@ -1,4 +1,4 @@
-"""Run every benchmark, one after the other: `make bench`. Each script can be run alone and writes benchmarks/results/."""
+"""Run every benchmark, one after the other: `make bench`. Each script writes its figures to benchmarks/results/."""
 
 from __future__ import annotations
 

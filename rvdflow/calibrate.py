@@ -1,10 +1,11 @@
 """Match the spread of roll-outs to their error, on validation runs.
 
 A forecaster trained one step ahead does not learn that its errors persist, and a few-step sampler loses variance, so
-the ensemble spreads too little. One number mends most of it: the drawn residual is multiplied by an `inflation`,
-chosen so that the spread-skill ratio sqrt((M+1)/M mean variance / mean squared error) on validation cases departs from
-one as little as possible at its worst lead time: its smallest and largest value lie equally far, as factors, from one. Inflation in this sense is standard in ensemble forecasting (Anderson &
-Anderson 1999, doi:10.1175/1520-0493(1999)127<2741:AMCIOT>2.0.CO;2); nothing is fitted on test runs.
+the ensemble spreads too little. One number mends most of it: the drawn residual is multiplied by an `inflation`, chosen
+so that the spread-skill ratio sqrt((M+1)/M mean variance / mean squared error) on validation cases departs from one as
+little as possible at its worst lead time: its smallest and largest value lie equally far, as factors, from one.
+Inflation in this sense is standard in ensemble forecasting (Anderson & Anderson 1999, Mon. Weather Rev. 127, 2741);
+nothing is fitted on test runs.
 """
 
 from __future__ import annotations
