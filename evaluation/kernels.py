@@ -86,8 +86,10 @@ def sorting_network(members: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wide(x):
-    """The type that sums are kept in: int32 for integers (numba would take 64 bits), float64 for floats."""
-    raise NotImplementedError
+    """The type that sums are kept in: int32 for integers (numba would take 64 bits), float64 for floats.
+
+    Exists in compiled code only, by the overload below.
+    """
 
 
 @overload(_wide)

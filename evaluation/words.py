@@ -16,7 +16,8 @@ from evaluation.tables import count
 FEW_RUNS = 6  # below this an interval from resampled runs is rough, and the page says so
 STAMP = (  # the first rows of the protocol, where a forecast says them; whatever else it says comes after
     *("members", "deterministic", "seed", "context", "sampler", "sampler_steps", "preset", "parameters"),
-    *("training_steps", "checkpoint", "checkpoint_sha256", "training_dataset_sha256", "dataset_sha256"),
+    *("training_steps", "weights", "residual_inflation", "checkpoint", "checkpoint_sha256"),
+    *("training_dataset_sha256", "dataset_sha256"),
     *("versions", "git_commit"),
 )
 

@@ -174,6 +174,8 @@ def load(
             "checkpoint": loaded.path.name,
             "checkpoint_sha256": loaded.sha256,
             "training_steps": done,
+            "weights": f"exponential average, decay {config.train.ema_decay:g}" if config.train.ema_decay else "last",
+            "residual_inflation": round(float(weights["inflation"]), 4) if "inflation" in weights else 1.0,
             "training_dataset_sha256": str(identity.get("sha256", "")),
             "preset": config.preset or "",
             "parameters": sum(p.numel() for p in model.parameters()),
