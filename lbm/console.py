@@ -57,6 +57,10 @@ def run(app: typer.Typer) -> NoReturn:
             import traceback
 
             traceback.print_exc()
+        else:  # reads of other chunks that Zarr had under way must not add tracebacks of their own
+            import logging
+
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         code, text = describe(error)
         print(text, file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

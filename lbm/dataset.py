@@ -91,8 +91,10 @@ def check_output(path: Path | str, *, overwrite: bool) -> None:
     path = Path(path)
     if path.is_symlink():
         raise UsageError(f"{path} is a symbolic link: give the path it points to, or another one")
+    if path.parent.exists() and not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is a file, not a folder: choose another output")
     if not path.parent.is_dir():
-        raise ResourceError(f"{path.parent} does not exist or is no folder: create it first")
+        raise ResourceError(f"the folder {path.parent} does not exist: create it first")
     if not path.exists():
         return
     if not path.is_dir():
@@ -100,7 +102,9 @@ def check_output(path: Path | str, *, overwrite: bool) -> None:
     if not is_ours(path):
         raise UsageError(f"{path} exists and is not a dataset of this software: choose another output")
     if not overwrite:
-        raise UsageError(f"{path} exists: add --overwrite to replace it, or --resume to go on with it")
+        raise UsageError(
+            f"{path} exists: add --overwrite to replace it, or, where it is unfinished, go on with --resume"
+        )
 
 
 def is_ours(path: Path) -> bool:

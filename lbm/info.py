@@ -104,8 +104,8 @@ def text(report: dict[str, Any]) -> str:
     for key in ("method", "members", "frame_interval", "frame_interval_units", "source", "git_commit"):
         if attributes.get(key) is not None:
             lines.append(f"  {key:<15} {attributes[key]}")
-    if isinstance(attributes.get("versions"), dict):
-        lines.append("  versions     " + ", ".join(f"{k} {v}" for k, v in attributes["versions"].items()))
+    if attributes.get("versions"):
+        lines.append(f"  versions     {attributes['versions']}")
     if report["digest"]:
         lines.append(f"  sha256       {report['digest']}")
     return "\n".join(lines)

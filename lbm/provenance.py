@@ -30,7 +30,9 @@ def _git_commit() -> str | None:
 
 
 def provenance(*extra: str) -> dict[str, Any]:
-    """Attributes saying which software wrote a dataset: `versions` and `git_commit`.
+    """Attributes saying which software wrote a dataset: `versions` ("name number, ...") and `git_commit` ("" if none).
+
+    Both are text, which every format that xarray writes can hold.
 
     `extra` names further distributions (such as "torch"). There is no date in it: a dataset resumed
     tomorrow equals one written today to the bit.
@@ -42,4 +44,4 @@ def provenance(*extra: str) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"versions": versions, "git_commit": _git_commit()}
+    return {"versions": ", ".join(f"{k} {v}" for k, v in versions.items()), "git_commit": _git_commit() or ""}

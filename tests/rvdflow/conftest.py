@@ -15,7 +15,7 @@ import pytest
 from lbm import dataset as store
 from rvdflow.train_config import RunConfig
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as the command does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as the command does, before torch is imported
 SPLIT = ("train", "train", "validation", "test")
 
 
