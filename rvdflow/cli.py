@@ -293,7 +293,8 @@ def demo(
 def main() -> NoReturn:
     # Waiting OpenMP threads that spin without end starve each other on a machine with other work (with 4 busy processes
     # on 2 cores training ran 8 times slower); threads that do not spin at all cost a third of the speed of an idle one.
-    # A short spin avoids most of both: two trainings at once take 2.5 times as long a step as one alone. Read once, when torch is loaded; what is set already is respected.
+    # A short spin avoids most of both: of two trainings at once, each takes 2.6 times as long for a step as alone.
+    # Read once, when torch is loaded; what is set already is respected.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     run(app)

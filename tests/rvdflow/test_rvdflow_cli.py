@@ -164,7 +164,7 @@ MISTAKES = [
     ("forecast", "--data missing.zarr --checkpoint {run}", 4, "missing.zarr"),
     ("forecast", "--data {flow} --checkpoint {run} --ensemble 0", 2, "members is 0: at least 1"),
     ("forecast", "--data {flow} --checkpoint {run} --lead 400", 2, "need 404 frames, a run has 24"),
-    ("forecast", "--data {flow} --checkpoint {run} --split holdout", 4, "no trajectory in split 'holdout'"),
+    ("forecast", "--data {flow} --checkpoint {run} --split holdout", 2, "wanted test, validation, train or all"),
     ("forecast", "--data {flow} --checkpoint {run} --sampler euler", 2, "'euler'"),
     ("forecast", "--data {flow} --checkpoint {run} --init-times x", 2, "--init-times wants numbers"),
     ("forecast", "--data {flow} --checkpoint {run} --ensemble 1000000000 --lead 4", 5, "GiB"),
