@@ -86,7 +86,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(tmp_path, undisturbed
             subprocess.run(["rm", "-r", str(path)], check=True)
         else:
             assert_unfinished_but_sound(path, reference)
-    done = run("simulate", "--resume", "-o", path, "--quiet")
+    done = run(*OPTIONS, "--resume", "-o", path)  # with its options: the last run may have ended before it was killed
     assert done.returncode == 0, done.stderr
     assert files_of(path) == files_of(reference)
 
