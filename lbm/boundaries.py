@@ -6,27 +6,51 @@ in row y, column x (both counted from 1; 0 and the last are halo) sits at q * pl
 A *link* replaces a population q that would stream into a fluid cell from outside the flow by the post-collision
 population r of a fluid cell, plus a velocity term:
 
-    half-way bounce-back   r = -c_q          of the cell itself
-    velocity inlet         the same          + 6 w_q c_q . u     (Ladd 1994, J. Fluid Mech. 271, eq. 3.3, rho = 1)
+    no-slip side or end    r = -c_q          of the cell itself (half-way bounce-back)
+    moving side            the same          + 6 w_q c_q . u     (Ladd 1994, J. Fluid Mech. 271, eq. 3.3, rho = 1)
+    velocity inlet         the same, with the velocity of the tick
     free-slip side         r = mirror of q   of the neighbour along the wall
     periodic               r = q             of the wrapped neighbour
 
 With rho = 1 in the velocity term each tick lets in exactly U per row, whatever the density does: measured beside a
 cylinder, the mean flow rate is right to 2e-5 U where the regularised inlet (Latt et al. 2008) exceeds it by 1 %
 and pumps up the density; both were stable to U / nu = 250 per cell.
+
+Obstacles stand at their exact place. With d the share of the link that lies in the flow, i = -q the direction into the
+wall and u the velocity of the wall there, the interpolated bounce-back of Bouzidi, Firdaouss & Lallemand (2001,
+doi:10.1063/1.1399290) is
+
+    d >= 1/2    f_q = f_i(x) / 2d + (1 - 1/2d) f_q(x) + 6 w_q c_q . u / 2d      sources in the cell: `near`
+    d <  1/2    f_q = 2d f_i(x) + (1 - 2d) f_i(x + c_q) + 6 w_q c_q . u         sources in two cells: `far`
+
+(post-collision on the right; d = 1/2 is half-way bounce-back, and what remains where x + c_q is no fluid).
 In the AA pattern (see `lbm.kernels`) an even tick leaves population r of cell x in slot -c_r at x, and an odd
 tick in slot r at x + c_r; the next tick looks for q in slot -c_q at x - c_q and in slot q at x respectively.
-Hence two (target, source) pairs for each link.
+Hence two sets of indices for each link.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lbm.lattice import CX, CY, MIRROR_Y, OPPOSITE, Q, W
+from lbm.obstacles import Obstacle, wall_fraction
 
-SIDES = ("periodic", "free-slip")
+SIDES = ("periodic", "free-slip", "no-slip")
+ENDS = ("open", "periodic", "walls")
+PROFILES = ("uniform", "parabolic")
 ALIGN = 16  # in populations: rows start on a 64-byte boundary in single precision
+
+
+class Walls(NamedTuple):
+    """Links from fluid cells to obstacles, by row of the cell."""
+
+    start: np.ndarray  # (ny + 2,) row y has links start[y] .. start[y + 1]
+    index: np.ndarray  # (n, 6) target, f_i(x), second source; after an even and after an odd tick
+    weight: np.ndarray  # (n, 3) of the two sources, and the velocity term
+    exchange: np.ndarray  # (n, 4) direction i into the wall, velocity of the wall
+    body: np.ndarray  # (n,) number of the obstacle
 
 
 class Geometry(NamedTuple):
@@ -41,29 +65,64 @@ class Geometry(NamedTuple):
     segments: np.ndarray  # (n, 2) first flat index and length of a run of fluid cells
     link_start: np.ndarray  # (ny + 2,) links by row of their source
     links: np.ndarray  # (n, 4) even target, even source, odd target, odd source
-    pushes: np.ndarray  # (n, 2) factors of the inlet's u and v
+    pushes: np.ndarray  # (n, 3) factors of the inlet's u and v, and a constant
+    near: Walls
+    far: Walls
+    wall_rows: tuple[int, int]  # first row with a link to an obstacle, and one past the last
     outlet: bool
+    general: bool  # a body force, or a fourth-order rate other than 1
+    sponge: np.ndarray  # (length,) share by which the last columns are drawn to the undisturbed flow each tick
+    profile: np.ndarray  # (ny,) the undisturbed flow, in units of its mean
+    after: np.ndarray  # (2, 9) where a collided population q lies from slot 0 of its cell, by parity
+    lattice: np.ndarray  # (9, 2) velocities
+    weights: np.ndarray  # (9,)
 
 
-def inlet_profile(ny: int, sides: str) -> np.ndarray:
-    """Factors (ny, 2) of the inlet's u and v: uniform, but v dies off towards free-slip sides."""
-    profile = np.ones((ny, 2))
-    if sides == "free-slip":
-        s = (np.arange(ny) + 0.5) / ny
-        profile[:, 1] = 4 * s * (1 - s)
-    return profile
+def inlet_profile(ny: int, sides: str, profile: str = "uniform") -> np.ndarray:
+    """Factors (ny, 2) of the inlet's u and v, those of u with mean exactly 1.
+
+    "uniform" or "parabolic" (0 on the walls, half a cell outside). v dies off towards sides that let nothing through.
+    """
+    s = (np.arange(ny) + 0.5) / ny
+    factors, parabola = np.ones((ny, 2)), 4 * s * (1 - s)
+    if sides != "periodic":
+        factors[:, 1] = parabola
+    if profile == "parabolic":
+        factors[:, 0] = parabola / parabola.mean()
+    return factors
 
 
-def geometry(solid: np.ndarray, *, sides: str, open_ends: bool, dtype: str) -> Geometry:
-    """Index tables for a solid mask (ny, nx); `open_ends`: inlet and outlet, else the flow is periodic in x."""
-    ny, nx = solid.shape
+def sponge(length: int, strength: float = 0.05) -> np.ndarray:
+    """Damping (length,) that rises smoothly towards the outlet: no column reflects what the next absorbs."""
+    s = (np.arange(length) + 0.5) / max(length, 1)
+    return strength * s * s * (3 - 2 * s)
+
+
+def geometry(
+    bodies: np.ndarray,
+    *,
+    sides: str,
+    ends: str,
+    dtype: str,
+    obstacles: Sequence[Obstacle] = (),
+    interpolated: bool = True,
+    side_velocity: tuple[float, float] = (0.0, 0.0),
+    profile: str = "uniform",
+    sponge_length: int = 0,
+    general: bool = False,
+) -> Geometry:
+    """Index tables for `bodies` (ny, nx), the number of the obstacle in each cell or -1 (see `obstacles.bodies`)."""
+    ny, nx = bodies.shape
     lead, stride = ALIGN, -(-(ALIGN + nx + 1) // ALIGN) * ALIGN
     plane = stride * (ny + 2)
     plane += (144 - plane) % 1024  # nine streams a multiple of 4 KiB apart evict each other from the cache
-    flat = _Flat(plane, stride, lead)
-    link_row, links, pushes = _links(solid, sides, open_ends, flat)
+    flat, factors = _Flat(plane, stride, lead), inlet_profile(ny, sides, profile)
+    domain = _Domain(bodies, sides, ends)
+    link_row, links, pushes = _links(domain, flat, factors, side_velocity)
     order = np.argsort(link_row, kind="stable")
-    segment_row, segments = _segments(solid, flat)
+    segment_row, segments = _segments(bodies >= 0, flat)
+    near, far, rows = _walls(domain, flat, obstacles, interpolated, dtype)
+    q = np.arange(Q)
     return Geometry(
         ny=ny,
         nx=nx,
@@ -75,15 +134,44 @@ def geometry(solid: np.ndarray, *, sides: str, open_ends: bool, dtype: str) -> G
         link_start=np.searchsorted(link_row[order], np.arange(ny + 2)).astype(np.uint64),
         links=links[order].astype(np.uint64),
         pushes=pushes[order].astype(dtype),
-        outlet=open_ends,
+        near=near,
+        far=far,
+        wall_rows=rows,
+        outlet=ends == "open",
+        general=general,
+        sponge=sponge(sponge_length).astype(dtype),
+        profile=factors[:, 0].astype(dtype),
+        after=np.stack([OPPOSITE * plane, q * plane + CY * stride + CX]).astype(np.uint64),
+        lattice=np.stack([CX, CY], axis=1),
+        weights=W.astype(dtype),
     )
 
 
-def interior(f: np.ndarray, g: Geometry) -> np.ndarray:
-    """View (9, ny, nx) of the cells' own slots in the flat populations: population q itself at even ticks."""
-    stride, lead = int(g.stride), int(g.lead)
-    rows = f.reshape(Q, int(g.plane))[:, : (g.ny + 2) * stride].reshape(Q, g.ny + 2, stride)
-    return rows[:, 1:-1, lead : lead + g.nx]
+def populations(f: np.ndarray, g: Geometry, tick: int) -> np.ndarray:
+    """Array (9, ny, nx) of the populations that wait for a tick: a view at even ticks, a copy at odd ones."""
+    rows = _rows(f, g)
+    if tick % 2 == 0:
+        return rows[:, 1:-1, int(g.lead) : int(g.lead) + g.nx]
+    return np.stack([rows[_odd_slot(g, q)] for q in range(Q)])
+
+
+def set_populations(f: np.ndarray, g: Geometry, tick: int, values: np.ndarray) -> None:
+    """Put populations (9, ny, nx) where the tick expects them."""
+    rows = _rows(f, g)
+    for q in range(Q):
+        here = (q, slice(1, -1), slice(int(g.lead), int(g.lead) + g.nx))
+        rows[here if tick % 2 == 0 else _odd_slot(g, q)] = values[q]
+
+
+def _rows(f: np.ndarray, g: Geometry) -> np.ndarray:
+    stride = int(g.stride)
+    return f.reshape(Q, int(g.plane))[:, : (g.ny + 2) * stride].reshape(Q, g.ny + 2, stride)
+
+
+def _odd_slot(g: Geometry, q: int) -> tuple[int, slice, slice]:
+    """Slot -c_q at x - c_q, for every cell."""
+    y, x = 1 - CY[q], int(g.lead) - CX[q]
+    return int(OPPOSITE[q]), slice(y, y + g.ny), slice(x, x + g.nx)
 
 
 class _Flat(NamedTuple):
@@ -94,6 +182,40 @@ class _Flat(NamedTuple):
     def __call__(self, q, y, x):
         """Flat index of population q at row y, column x (from 0; -1 and nx, ny are halo)."""
         return q * self.plane + (y + 1) * self.stride + self.lead + x
+
+    def waiting(self, parity, r, y, x):
+        """Where the population r of a cell lies after its collision in an even (0) or odd (1) tick."""
+        return self(OPPOSITE[r], y, x) if parity == 0 else self(r, y + CY[r], x + CX[r])
+
+    def wanted(self, parity, q, y, x):
+        """Where the next tick, after an even (0) or odd (1) one, looks for the population q of a cell."""
+        return self(OPPOSITE[q], y - CY[q], x - CX[q]) if parity == 0 else self(q, y, x)
+
+
+class _Domain:
+    """The bodies with a halo that says what lies beyond sides and ends."""
+
+    def __init__(self, bodies: np.ndarray, sides: str, ends: str):
+        self.bodies, self.sides, self.ends = bodies, sides, ends
+        self.ny, self.nx = bodies.shape
+        fluid = {"constant_values": -1}
+        y = {"mode": "wrap"} if sides == "periodic" else {"mode": "edge"} if sides == "free-slip" else fluid
+        halo = np.pad(bodies, ((1, 1), (0, 0)), **y)
+        self.halo = np.pad(halo, ((0, 0), (1, 1)), **({"mode": "wrap"} if ends == "periodic" else fluid))
+        self.y, self.x = np.nonzero(bodies < 0)
+
+    def inside(self, y, x):
+        return (y >= 0) & (y < self.ny) & (x >= 0) & (x < self.nx)
+
+    def body(self, y, x):
+        """The obstacle in a cell of the domain or its halo, -1 for none."""
+        return self.halo[y + 1, x + 1]
+
+    def fluid(self, y, x):
+        """Whether a cell is one that collides (periodic images included)."""
+        allowed = (self.sides == "periodic") | ((y >= 0) & (y < self.ny))
+        allowed &= (self.ends == "periodic") | ((x >= 0) & (x < self.nx))
+        return allowed & (self.body(y, x) < 0)
 
 
 def _segments(solid, flat):
@@ -107,35 +229,90 @@ def _segments(solid, flat):
     return np.array(rows, int), np.array(runs, int).reshape(-1, 2)
 
 
-def _links(solid, sides, open_ends, flat):
-    """All links: row of the source (from 1), the two index pairs, the velocity factors."""
-    ny, nx = solid.shape
-    profile, collected = inlet_profile(ny, sides), []
-    halo = np.pad(solid, ((1, 1), (0, 0)), mode="edge" if sides == "free-slip" else "wrap")
-    halo = np.pad(halo, ((0, 0), (1, 1)), mode="constant" if open_ends else "wrap")
-    y, x = np.nonzero(~solid)
-    for q in range(1, 9):
+def _links(domain, flat, profile, side_velocity):
+    """All links but those to obstacles: row of the source (from 1), the two index pairs, the velocity factors."""
+    ny, nx, y, x, collected = domain.ny, domain.nx, domain.y, domain.x, []
+    for q in range(1, Q):
         from_y, from_x = y - CY[q], x - CX[q]
-        wall = halo[from_y + 1, from_x + 1]
-        inlet = ~wall & open_ends & (from_x < 0)
-        outlet = ~wall & open_ends & (from_x >= nx)
-        inside = (from_y >= 0) & (from_y < ny) & (from_x >= 0) & (from_x < nx)
-        wrapped = ~wall & ~inlet & ~outlet & ~inside
-        slip = wrapped & ((from_y < 0) | (from_y >= ny)) & (sides == "free-slip")
-        bounced = wall | inlet
+        missing = ~domain.inside(from_y, from_x) & (domain.body(from_y, from_x) < 0)
+        beside, beyond = (from_y < 0) | (from_y >= ny), (from_x < 0) | (from_x >= nx)
+        side = missing & beside & (domain.sides == "no-slip")
+        end = missing & ~side & beyond
+        inlet = end & (from_x < 0) & (domain.ends == "open")
+        outlet = end & (from_x >= nx) & (domain.ends == "open")
+        bounced = side | inlet | (end & (domain.ends == "walls"))
+        slip = missing & ~bounced & ~outlet & beside & (domain.sides == "free-slip")
         r = np.where(bounced, OPPOSITE[q], np.where(slip, MIRROR_Y[q], q))
         source_y = np.where(bounced | slip, y, from_y % ny)
         source_x = np.where(bounced, x, from_x % nx)
-        push = 6 * W[q] * np.array([CX[q], CY[q]]) * profile[y] * inlet[:, None]
+        push = np.zeros((y.size, 3))
+        push[:, :2] = 6 * W[q] * np.array([CX[q], CY[q]]) * profile[y] * inlet[:, None]
+        push[:, 2] = 6 * W[q] * CX[q] * np.where(from_y < 0, side_velocity[0], side_velocity[1]) * side
         pairs = np.stack(
             [
-                flat(OPPOSITE[q], from_y, from_x),
-                flat(OPPOSITE[r], source_y, source_x),
-                flat(q, y, x),
-                flat(r, source_y + CY[r], source_x + CX[r]),
+                f
+                for parity in (0, 1)
+                for f in (flat.wanted(parity, q, y, x), flat.waiting(parity, r, source_y, source_x))
             ],
             axis=1,
         )
-        take = bounced | wrapped
+        take = missing & ~outlet
         collected.append((source_y[take] + 1, pairs[take], push[take]))
     return tuple(np.concatenate(parts) for parts in zip(*collected, strict=True))
+
+
+def _walls(domain, flat, obstacles, interpolated, dtype):
+    """Links to obstacles, those with sources in the row of the cell and the others, and the range of rows."""
+    near, far = [], []
+    for q in range(1, Q):
+        body = domain.body(domain.y - CY[q], domain.x - CX[q])
+        for number in np.unique(body[body >= 0]):
+            y, x = domain.y[body == number], domain.x[body == number]
+            d, velocity = np.full(y.size, 0.5), np.zeros((y.size, 2))
+            if obstacles:
+                o = obstacles[number]
+                exact = domain.inside(y - CY[q], x - CX[q]) & interpolated  # not an image of it beyond a side
+                d[exact] = wall_fraction(o, x[exact], y[exact], -CX[q], -CY[q])
+                velocity = o.spin * np.stack([-(y - d * CY[q] - o.centre[1]), x - d * CX[q] - o.centre[0]], axis=1)
+            two_cells = (d < 0.5) & domain.fluid(y + CY[q], x + CX[q])
+            d = np.where((d < 0.5) & ~two_cells, 0.5, d)
+            push = 6 * W[q] * (velocity @ [CX[q], CY[q]])
+            both = np.broadcast_to([-CX[q], -CY[q], 0, 0], (y.size, 4)) + np.pad(velocity, ((0, 0), (2, 0)))
+            weight = {
+                False: np.stack([1 / (2 * d), 1 - 1 / (2 * d), push / (2 * d)], axis=1),
+                True: np.stack([2 * d, 1 - 2 * d, push], axis=1),
+            }
+            i = OPPOSITE[q]
+            beyond = (y + CY[q]) % domain.ny, (x + CX[q]) % domain.nx
+            second = {False: (q, y, x), True: (i, *beyond)}
+            for two, table in ((False, near), (True, far)):
+                index = np.stack(
+                    [
+                        f
+                        for parity in (0, 1)
+                        for f in (
+                            flat.wanted(parity, q, y, x),
+                            flat.waiting(parity, i, y, x),
+                            flat.waiting(parity, *second[two]),
+                        )
+                    ],
+                    axis=1,
+                )
+                take = two_cells == two
+                table.append((y[take] + 1, index[take], weight[two][take], both[take], np.full(take.sum(), number)))
+    rows = [row for table in (near, far) for row in np.concatenate([[], *(part[0] for part in table)])]
+    span = (int(min(rows)), int(max(rows)) + 1) if rows else (1, 1)
+    return _sorted_walls(near, domain.ny, dtype), _sorted_walls(far, domain.ny, dtype), span
+
+
+def _sorted_walls(parts, ny, dtype):
+    empty = (np.zeros(0, int), np.zeros((0, 6), int), np.zeros((0, 3)), np.zeros((0, 4)), np.zeros(0, int))
+    row, index, weight, exchange, body = (np.concatenate(columns) for columns in zip(empty, *parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    return Walls(
+        start=np.searchsorted(row[order], np.arange(ny + 2)).astype(np.uint64),
+        index=index[order].astype(np.uint64),
+        weight=weight[order].astype(dtype),
+        exchange=exchange[order].astype(np.float64),
+        body=body[order].astype(np.int64),
+    )

@@ -1,16 +1,18 @@
-"""A channel flow past an obstacle: parameters, refusal of settings that cannot work, and the running simulation.
+"""A flow in a box: parameters, refusal of settings that cannot work, and the running simulation.
 
-    parameters -> Simulation: advance(ticks), fields(names), state() / restore(state), check()
+    parameters -> Simulation: advance(ticks) -> forces, fields(names), state() / restore(state), check()
 
-The flow enters from the left at U (1 + noise) and leaves at the right; lengths are in cells, times in ticks
+With open ends the flow enters from the left and leaves at the right; lengths are in cells, times in ticks
 (lattice units: speed of sound 1/sqrt(3), mean density 1). It starts with its streamlines already parted around
-the obstacle (see `obstacles.parted_flow`): accelerating the whole column of fluid from rest would raise its
-density by U / c_s, 17 % at U = 0.1. A seeded transverse pulse at the inlet breaks the symmetry. Everything random
-is a function of (seed, trajectory, tick): same seed, same bits, for any number of threads and any split of a run.
+the obstacles (see `obstacles.parted_flow`): accelerating the whole column of fluid from rest would raise its
+density by U / c_s, 17 % at U = 0.1; `startup` does it slowly where a start from rest is wanted. A seeded transverse
+pulse at the inlet breaks the symmetry. Everything random is a function of (seed, trajectory, tick): same seed, same
+bits, for any number of threads and any split of a run.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +23,13 @@ from lbm.errors import DataError, NumericalError, UsageError
 from lbm.inflow import Inflow
 from lbm.lattice import CX, CY, OPPOSITE, SOUND_SPEED, Q, W
 from lbm.limits import MACH_LIMIT, problems
+from lbm.obstacles import Obstacle
 from lbm.reference import equilibrium
 from lbm.units import mach, relaxation_rates
 
 FIELDS = ("vorticity", "velocity_x", "velocity_y", "density")
 OUTLET_GAIN = 0.05  # pull of the outlet's mean to that of a leaving wave, per tick; above 0.2 it overshoots
+BAND_ROWS = 8  # fewer rows are not worth a thread
 
 
 @dataclass(frozen=True)
@@ -35,36 +39,52 @@ class FlowParameters:
     ny: int = 64
     nx: int = 128
     viscosity: float = 0.006
-    bulk_viscosity: float = 0.05
-    inflow_velocity: float = 0.1
-    obstacle: str = "cylinder"  # or "none"
-    diameter: float = 12.0
-    centre: tuple[float, float] | None = None  # (x, y) in cells; None: (3/16 nx, half a cell above the middle)
-    sides: str = "periodic"  # or "free-slip"
+    bulk_viscosity: float = 0.05  # equal to the viscosity with collision "bgk" and "trt"
+    inflow_velocity: float = 0.1  # mean over the inlet; the scale U where there is none
+    obstacles: tuple[Obstacle, ...] = (Obstacle("cylinder", (24.0, 32.0), 12.0),)
+    length: float | None = None  # reference length L; None: size of the largest obstacle, ny where there is none
+    sides: str = "periodic"  # or "free-slip", "no-slip"
+    side_velocity: tuple[float, float] = (0.0, 0.0)  # along x, of the no-slip sides at the bottom and the top
+    ends: str = "open"  # inlet on the left, outlet on the right; or "periodic", "walls" (no-slip)
+    profile: str = "uniform"  # of the inlet, or "parabolic"; both let in exactly U ny
+    startup: int = 0  # ticks in which the inflow rises from rest; 0: starts in motion
+    body_force: tuple[float, float] = (0.0, 0.0)  # per volume, that is acceleration at density 1
+    collision: str = "mrt"  # or "trt", "bgk", "regularised", see `lbm.units.relaxation_rates`
+    lambda_: float | None = None  # fixes the third-order rate of "mrt" and "trt"
+    walls: str = "interpolated"  # walls of obstacles at their exact place, or "half-way" between cells
+    outlet: str = "convective"  # or "sponge": convective behind an absorbing layer
+    sponge_length: int | None = None  # of that layer; None: nx / 8
     noise_streamwise: float = 0.0  # standard deviation of the inlet's u, relative to inflow_velocity
     noise_transverse: float = 0.0  # the same of v
     noise_time: float = 300.0  # correlation time, ticks
-    ramp: int | None = None  # ticks until the noise has its full strength; None: 10 D / U
+    ramp: int | None = None  # ticks until the noise has its full strength; None: 10 L / U
     seed: int = 0
     trajectory: int = 0
     dtype: str = "float32"
-    lambda_: float | None = None  # fixes the third-order rate, see `lbm.units.relaxation_rates`
 
     @property
-    def position(self) -> tuple[float, float]:
-        """Centre of the obstacle, (x, y) in cells: cell centres lie at whole numbers."""
-        return (self.nx * 3 / 16, self.ny / 2) if self.centre is None else self.centre
+    def reference_length(self) -> float:
+        """Length L of the Reynolds number and of force coefficients, cells."""
+        if self.length is not None:
+            return self.length
+        return max((o.size for o in self.obstacles), default=float(self.ny))
 
     @property
     def ramp_ticks(self) -> int:
         """Ticks until the inlet noise has its full strength."""
-        return math.ceil(10 * self.diameter / self.inflow_velocity) if self.ramp is None else self.ramp
+        return math.ceil(10 * self.reference_length / self.inflow_velocity) if self.ramp is None else self.ramp
+
+    @property
+    def sponge_cells(self) -> int:
+        """Length of the absorbing layer, 0 without one."""
+        if self.outlet != "sponge" or self.ends != "open":
+            return 0
+        return self.nx // 8 if self.sponge_length is None else self.sponge_length
 
     @property
     def reynolds(self) -> float:
-        """Reynolds number of the obstacle, of the channel height where there is none."""
-        length = self.ny if self.obstacle == "none" else self.diameter
-        return self.inflow_velocity * length / self.viscosity
+        """Reynolds number U L / nu."""
+        return self.inflow_velocity * self.reference_length / self.viscosity
 
 
 def check_parameters(p: FlowParameters) -> list[str]:
@@ -76,38 +96,73 @@ def check_parameters(p: FlowParameters) -> list[str]:
 
 
 class Simulation:
-    """A running flow. `tick` counts from 0; `solid` is the obstacle's mask, (ny, nx) bool.
+    """A running flow. `tick` counts from 0; `solid` is the obstacles' mask, (ny, nx) bool.
 
-    One thread each: several simulations run side by side in threads, since the kernels release the GIL.
+    `threads` work on bands of rows of this one run, to the same bits. Several simulations run side by side in
+    threads, since the kernels release the GIL: where there are as many runs as cores, that is faster.
     """
 
-    def __init__(self, p: FlowParameters):
+    def __init__(self, p: FlowParameters, threads: int = 1):
         check_parameters(p)
         self.parameters, self.tick = p, 0
-        self.solid = obstacles.mask(p.obstacle, p.ny, p.nx, centre=p.position, diameter=p.diameter)
-        self._geometry = boundaries.geometry(self.solid, sides=p.sides, open_ends=True, dtype=p.dtype)
-        rates = relaxation_rates(p.viscosity, p.bulk_viscosity, p.lambda_)
-        self._rates = np.array(rates, p.dtype)
-        self._outlet = np.array([p.inflow_velocity, SOUND_SPEED, OUTLET_GAIN], p.dtype)
-        self._inflow = Inflow(p)
+        body = obstacles.bodies(p.obstacles, p.ny, p.nx)
+        self.solid = body >= 0
+        rates = relaxation_rates(p.viscosity, p.bulk_viscosity, p.lambda_, p.collision)
+        self._geometry = boundaries.geometry(
+            body, sides=p.sides, ends=p.ends, dtype=p.dtype, obstacles=p.obstacles,
+            interpolated=p.walls == "interpolated", side_velocity=p.side_velocity, profile=p.profile,
+            sponge_length=p.sponge_cells, general=rates[3] != 1 or p.body_force != (0.0, 0.0),
+        )  # fmt: skip
+        self._half_force = np.array(p.body_force, p.dtype) / 2
+        self._rates = np.array([*rates, *self._half_force], p.dtype)
+        self._outlet = np.array([SOUND_SPEED, OUTLET_GAIN], p.dtype)
         self._f = aligned_zeros(9 * int(self._geometry.plane), p.dtype)
-        u, v = obstacles.parted_flow(p.obstacle, p.ny, p.nx, centre=p.position, diameter=p.diameter)
-        self.set_flow(np.ones_like(u), p.inflow_velocity * u, p.inflow_velocity * v)
         self._held = np.zeros(2)
+        self._partial = np.zeros((2, p.ny + 2, max(1, len(p.obstacles)), 2))
         self._moments = np.empty((3, p.ny, p.nx), p.dtype)
-        self._moments_tick = -1
+        self._bands = max(1, min(threads, p.ny // BAND_ROWS))
+        self._pool = ThreadPoolExecutor(self._bands - 1) if self._bands > 1 else None
+        self.set_flow(*_start(p))
 
     def set_flow(self, density: np.ndarray, velocity_x: np.ndarray, velocity_y: np.ndarray) -> None:
         """Start again at tick 0 from given fields (ny, nx), in local equilibrium."""
+        half = self._half_force.astype(float)
         populations = equilibrium(density, velocity_x, velocity_y) - W[:, None, None]
-        boundaries.interior(self._f, self._geometry)[:] = populations
+        populations -= (3 * W * (CX * half[0] + CY * half[1]))[:, None, None]
+        boundaries.set_populations(self._f, self._geometry, 0, populations)
         self.tick, self._moments_tick, self._inflow = 0, -1, Inflow(self.parameters)
+        self._held[:] = 0
 
-    def advance(self, ticks: int) -> None:
-        """Advance by any number of ticks. The result does not depend on how a run is split into calls."""
-        inflow = self._inflow.next(self.tick, ticks).astype(self.parameters.dtype)
-        kernels.advance(self._f, self._held, self._geometry, self._rates, self._outlet, inflow, self.tick)
+    def advance(self, ticks: int) -> np.ndarray:
+        """Advance by any number of ticks. The result does not depend on how a run is split into calls.
+
+        Returns the force on each obstacle during each tick, (ticks, obstacles, 2) float64, lattice units, relative to
+        an ambient pressure of density 1. Drag and lift coefficients are 2 F / (U^2 L).
+        """
+        p = self.parameters
+        inflow = self._inflow.next(self.tick, ticks).astype(p.dtype)
+        forces = np.zeros((ticks, max(1, len(p.obstacles)), 2))
+        progress = np.zeros(8 * (self._bands + 1), np.int64)
+
+        def work(band: int) -> None:
+            kernels.advance(
+                self._f, self._held, self._geometry, self._rates, self._outlet, inflow, self.tick, forces,
+                self._partial, band, self._bands, progress,
+            )  # fmt: skip
+
+        if self._pool is None:
+            work(0)
+        else:
+            try:
+                others = [self._pool.submit(work, band) for band in range(1, self._bands)]
+                work(0)
+                for other in others:
+                    other.result()
+            except BaseException:
+                progress[8 * self._bands] = 1  # calls off the bands that wait for one that never came
+                raise
         self.tick += ticks
+        return forces[:, : len(p.obstacles)]
 
     def fields(self, names: Sequence[str] = FIELDS, frame_size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """Fields of the present tick, float32 (ny, nx), or box-filtered to `frame_size` (ny', nx').
@@ -118,19 +173,26 @@ class Simulation:
         for name in names:
             if name not in FIELDS:
                 raise UsageError(f"unknown field {name!r}: choose from {', '.join(FIELDS)}")
-        density, u, v = self._update_moments()
+        p, (density, u, v) = self.parameters, self._update_moments()
         sources = {"density": density, "velocity_x": u, "velocity_y": v}
         if "vorticity" in names:
             sources["vorticity"] = np.empty_like(density)
-            wrap_y = self.parameters.sides == "periodic"
-            kernels.vorticity(u, v, self.solid, not self._geometry.outlet, wrap_y, sources["vorticity"])
+            walls = np.array(p.side_velocity if p.sides == "no-slip" else (np.nan, np.nan), p.dtype)
+            wraps = p.ends == "periodic", p.sides == "periodic"
+            kernels.vorticity(u, v, self.solid, *wraps, walls, sources["vorticity"])
         return {name: self._frame(sources[name], frame_size) for name in names}
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that a bit-exact continuation needs, as plain arrays (copies)."""
+        """Everything that a bit-exact continuation needs, as plain arrays (copies).
+
+        "tick" (); "populations" (9, ny, nx), deviations from the weights, before the collision of that tick, 0 inside
+        obstacles; "outlet" (2,) what the outlet holds for two ticks; "noise" (2,) of the inflow.
+        """
+        populations = boundaries.populations(self._f, self._geometry, self.tick).copy()
+        populations[:, self.solid] = 0
         return {
             "tick": np.array(self.tick, np.int64),
-            "populations": self._f.copy(),
+            "populations": populations,
             "outlet": self._held.copy(),
             "noise": self._inflow.noise.copy(),
         }
@@ -141,14 +203,21 @@ class Simulation:
         Noise after this tick belongs to *this* simulation's (seed, trajectory): restoring one state into simulations
         of several seeds makes a perfect-model ensemble.
         """
-        for name, array in self.state().items():
+        p = self.parameters
+        wanted = {
+            "tick": ((), np.dtype(np.int64)),
+            "populations": ((Q, p.ny, p.nx), np.dtype(p.dtype)),
+            "outlet": ((2,), np.dtype(float)),
+            "noise": ((2,), np.dtype(float)),
+        }
+        for name, (shape, dtype) in wanted.items():
             got = state.get(name)
-            if got is None or got.shape != array.shape or got.dtype != array.dtype:
+            if got is None or got.shape != shape or got.dtype != dtype:
                 what = "nothing" if got is None else f"{got.dtype} {got.shape}"
-                raise DataError(f"restart state: {name} is {what}, wanted {array.dtype} {array.shape}")
+                raise DataError(f"restart state: {name} is {what}, wanted {dtype} {shape}")
         self.tick = int(state["tick"])
-        self._f[:], self._held[:] = state["populations"], state["outlet"]
-        self._inflow.noise[:] = state["noise"]
+        boundaries.set_populations(self._f, self._geometry, self.tick, state["populations"])
+        self._held[:], self._inflow.noise[:] = state["outlet"], state["noise"]
         self._moments_tick = -1
 
     def check(self) -> None:
@@ -170,7 +239,7 @@ class Simulation:
 
     def _update_moments(self) -> np.ndarray:
         if self._moments_tick != self.tick:
-            kernels.moments(self._f, self._geometry, self._offsets(), self.solid, self._moments)
+            kernels.moments(self._f, self._geometry, self._offsets(), self.solid, self._half_force, self._moments)
             self._moments_tick = self.tick
         return self._moments
 
@@ -189,6 +258,16 @@ class Simulation:
         out = np.empty(frame_size, np.float32)
         kernels.box_mean(field, out)
         return out
+
+
+def _start(p: FlowParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Density and velocity (ny, nx) at tick 0: parted around the obstacles, or at rest."""
+    rest = np.zeros((p.ny, p.nx))
+    if p.ends != "open" or p.startup > 0:
+        return rest + 1, rest, rest
+    u, v = obstacles.parted_flow(p.obstacles, p.ny, p.nx)
+    speed = p.inflow_velocity * boundaries.inlet_profile(p.ny, p.sides, p.profile)[:, :1]
+    return rest + 1, speed * u, speed * v
 
 
 def aligned_zeros(size: int, dtype: Any) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""The inlet velocity of each tick: Ornstein-Uhlenbeck noise, symmetry-breaking pulse, smooth ramp.
+"""The inlet velocity of each tick: Ornstein-Uhlenbeck noise, symmetry-breaking pulse, smooth ramps.
 
-    u(t) = U (1 + r(t) sigma_u n_u(t))      v(t) = U (r(t) sigma_v n_v(t) + pulse(t))
+    u(t) = U s(t) (1 + r(t) sigma_u n_u(t))      v(t) = U s(t) (r(t) sigma_v n_v(t) + pulse(t))
 
-r rises smoothly from 0 to 1; n are independent stationary Ornstein-Uhlenbeck processes of unit variance and one
-correlation time. Their normals come from Philox keyed by (seed, trajectory) in blocks numbered by tick, so that
-no generator state has to be kept.
+s rises smoothly from 0 to 1 during `startup` (is 1 without one), r during the noise's ramp; n are independent
+stationary Ornstein-Uhlenbeck processes of unit variance and one correlation time. Their normals come from Philox keyed
+by (seed, trajectory) in blocks numbered by tick, so that no generator state has to be kept.
 """
 
 import math
@@ -34,22 +34,26 @@ class Inflow:
         self.p = p
         rng = generator(p.seed, p.trajectory, "start")
         self.noise = rng.standard_normal(2)  # stationary from the first tick
-        self.pulse_height = 0.0 if p.obstacle == "none" else rng.choice([-1, 1]) * rng.uniform(0.2, 0.4)
-        self.pulse_start = rng.uniform(0.3, 0.9) * p.ramp_ticks
-        self.pulse_length = 5 * p.diameter / p.inflow_velocity  # about a shedding period
+        self.pulse_height = rng.choice([-1, 1]) * rng.uniform(0.2, 0.4) if p.obstacles else 0.0
+        self.pulse_start = p.startup + rng.uniform(0.3, 0.9) * p.ramp_ticks
+        self.pulse_length = 5 * p.reference_length / p.inflow_velocity  # about a shedding period
         self._block, self._normals = -1, np.empty((0, 2))
 
     def next(self, tick: int, ticks: int) -> np.ndarray:
-        """Velocities (ticks, 2) from tick `tick` on, advancing the noise; call with consecutive ticks."""
+        """(ticks, 3) from tick `tick` on: velocities u, v and the outflow speed U s; call with consecutive ticks.
+
+        Zeros where the ends are not open.
+        """
         p, t = self.p, np.arange(tick, tick + ticks) + 0.5
-        # polynomials: numpy's vector sine need not give the same bits at every position of an array
-        s = np.minimum(t / max(p.ramp_ticks, 0.5), 1)
-        ramp = s * s * (3 - 2 * s)
+        if p.ends != "open":
+            return np.zeros((ticks, 3))
+        ramp, mean = _step(t / max(p.ramp_ticks, 0.5)), _step(t / max(p.startup, 0.5))
         s = np.clip((t - self.pulse_start) / self.pulse_length, 0, 1)
         pulse = self.pulse_height * (16 * s * s * (1 - s) * (1 - s))
         noise = self._noise(tick, ticks)
         u, v = 1 + ramp * p.noise_streamwise * noise[:, 0], ramp * p.noise_transverse * noise[:, 1] + pulse
-        return p.inflow_velocity * np.stack([u, v], axis=1)
+        speed = p.inflow_velocity * mean
+        return np.stack([speed * u, speed * v, speed], axis=1)
 
     def _noise(self, tick: int, ticks: int) -> np.ndarray:
         path = np.zeros((ticks, 2))
@@ -66,3 +70,9 @@ class Inflow:
             kernels.ornstein_uhlenbeck(self.noise, self._normals[first : first + n], decay, path[done : done + n])
             done += n
         return path
+
+
+def _step(s: np.ndarray) -> np.ndarray:
+    """0 at s = 0, 1 from s = 1 on. A polynomial: numpy's vector sine gives other bits at other places of an array."""
+    s = np.minimum(s, 1)
+    return s * s * (3 - 2 * s)

@@ -1,4 +1,4 @@
-"""Every jitted function of the solver, in physical order: collision, rows, sweep, frames, inflow noise.
+"""Every jitted function of the solver, in physical order: collision, rows, walls, outlet, sweep, frames, inflow noise.
 
 **AA pattern** (Bailey et al. 2009, doi:10.1109/ICPP.2009.38): one array, updated in place. An even tick reads
 population q of a cell from its own slot and leaves the result of population q in slot -c_q; an odd tick reads q from
@@ -14,10 +14,12 @@ Kernels that call each other stay in this file, since numba's cache does not see
 """
 
 import math
+import os
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 FLAGS = {"contract", "arcp", "nsz"}
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FLAGS}
@@ -26,13 +28,17 @@ U = np.uint64
 
 
 @njit(inline="always")
-def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, sv, sb, sq, one, half, third, quarter):
+def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, rates, one, half, third, quarter, general):
     """Hermite-consistent multiple relaxation times: nine deviations before, nine after.
 
     Second moments T = Pxx + Pyy (rate sb), N = Pxx - Pyy and P = Pxy (rate sv), third moments at sq, and the fourth
-    *Hermite* moment at rate 1: R = R_eq + (T - T_eq)/3 after the collision of T. Relaxing the raw fourth moment
-    instead is unstable as soon as sb differs from sv.
+    *Hermite* moment at s4: R = R_eq + (1 - sb)(T - T_eq)/3 + (1 - s4)(R - R_eq - (T - T_eq)/3), T before its collision.
+    Relaxing the raw fourth moment instead is unstable as soon as sb differs from sv.
+    rates: (sv, sb, sq, s4, half the body force in x, in y). `general` is a constant: without it s4 is 1 and there is no
+    force. A force (Guo, Zheng & Shi 2002, doi:10.1103/PhysRevE.65.046308) is half a kick before the collision and half
+    after: to a moment of rate s and source S that adds (1 - s/2) S, with the velocity (j + F/2)/rho throughout.
     """
+    sv, sb, sq = rates[0], rates[1], rates[2]
     p1 = f1 + f3
     m1 = f1 - f3
     p2 = f2 + f4
@@ -45,6 +51,9 @@ def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, sv, sb, sq, one, half, third, qu
     drho = f0 + p1 + p2 + r
     jx = m1 + m5 - m6
     jy = m2 + m5 + m6
+    if general:
+        jx += rates[4]
+        jy += rates[5]
     inverse = one / (one + drho)
     ux = jx * inverse
     uy = jy * inverse
@@ -56,13 +65,38 @@ def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, sv, sb, sq, one, half, third, qu
     p = p5 - p6
     xxy = m5 + m6
     xyy = m5 - m6
+    if general:
+        hx, hy = rates[4], rates[5]
+        kick_x, kick_y = ux * hx + ux * hx, uy * hy + uy * hy
+        kick_p = ux * hy + uy * hx
+        kick_xxy = third * hy + ux * (uy * hx + kick_p)
+        kick_xyy = third * hx + uy * (ux * hy + kick_p)
+        kick_r = kick_x * (third + uy * uy) + kick_y * (third + ux * ux)
+        t += kick_x + kick_y
+        n += kick_x - kick_y
+        p += kick_p
+        xxy += kick_xxy
+        xyy += kick_xyy
+        r += kick_r
     excess = t - (pressure + pressure + qx + qy)
     t = t - sb * excess
     n = n + sv * (qx - qy - n)
     p = p + sv * (jx * uy - p)
     xxy = xxy + sq * (jy * (third + ux * ux) - xxy)
     xyy = xyy + sq * (jx * (third + uy * uy) - xyy)
-    r = third * (pressure + qx + qy + excess - sb * excess) + qx * uy * uy
+    if general:
+        ghost = r - third * (pressure + qx + qy + excess) - qx * uy * uy
+        r = third * (pressure + qx + qy + excess - sb * excess) + qx * uy * uy + (one - rates[3]) * ghost
+        t += kick_x + kick_y
+        n += kick_x - kick_y
+        p += kick_p
+        xxy += kick_xxy
+        xyy += kick_xyy
+        r += kick_r
+        jx += hx
+        jy += hy
+    else:
+        r = third * (pressure + qx + qy + excess - sb * excess) + qx * uy * uy
     a = half * (half * (t + n) - r)
     b = half * (jx - xyy)
     c = half * (half * (t - n) - r)
@@ -75,14 +109,15 @@ def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, sv, sb, sq, one, half, third, qu
 
 
 @njit(inline="always")
-def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, sv, sb, sq):
+def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, rates, general):
     """Collide `length` cells; population q starts at flat index a_q, its result goes where -c_q came from."""
     real = f.dtype.type
     one, half, third, quarter = real(1), real(0.5), real(1 / 3), real(0.25)
+    values = (rates[0], rates[1], rates[2], rates[3], rates[4], rates[5])
     for j in range(length):
         g0, g1, g2, g3, g4, g5, g6, g7, g8 = collide(
             f[a0 + j], f[a1 + j], f[a2 + j], f[a3 + j], f[a4 + j], f[a5 + j], f[a6 + j], f[a7 + j], f[a8 + j],
-            sv, sb, sq, one, half, third, quarter,
+            values, one, half, third, quarter, general,
         )  # fmt: skip
         f[a0 + j] = g0
         f[a3 + j] = g1
@@ -103,7 +138,7 @@ def even_row(f, g, y, rates):
         i = g.segments[k, 0]
         collide_segment(
             f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
-            i + U(8) * n, g.segments[k, 1], rates[0], rates[1], rates[2],
+            i + U(8) * n, g.segments[k, 1], rates, False,
         )  # fmt: skip
 
 
@@ -116,21 +151,81 @@ def odd_row(f, g, y, rates):
         collide_segment(
             f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
             i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-            g.segments[k, 1], rates[0], rates[1], rates[2],
+            g.segments[k, 1], rates, False,
         )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def follow_links(f, g, y, parity, velocity):
+def general_even_row(f, g, y, rates):
+    """`even_row` with body force and a fourth-order rate."""
+    n = g.plane
+    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
+        i = g.segments[k, 0]
+        collide_segment(
+            f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
+            i + U(8) * n, g.segments[k, 1], rates, True,
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def general_odd_row(f, g, y, rates):
+    """`odd_row` with body force and a fourth-order rate."""
+    n, s = g.plane, g.stride
+    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
+        i = g.segments[k, 0]
+        collide_segment(
+            f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
+            i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
+            g.segments[k, 1], rates, True,
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def follow_links(f, g, y, parity, inflow):
     """Boundary links whose source lies in row y, after that row's collision; parity 0 is an even tick."""
     target, source = U(2) * parity, U(2) * parity + U(1)
     for k in range(g.link_start[y], g.link_start[y + U(1)]):
-        push = g.pushes[k, 0] * velocity[0] + g.pushes[k, 1] * velocity[1]
+        push = g.pushes[k, 0] * inflow[0] + g.pushes[k, 1] * inflow[1] + g.pushes[k, 2]
         f[g.links[k, target]] = f[g.links[k, source]] + push
 
 
 @njit(**OPTIONS)
-def outlet_absorption(f, g, outlet, held):
+def follow_walls(f, walls, y, parity, partial):
+    """Links from row y to obstacles, after the collision of all their sources; adds their force to `partial`.
+
+    Interpolated bounce-back (Bouzidi, Firdaouss & Lallemand 2001, doi:10.1063/1.1399290), the weights in
+    `boundaries`. Force: momentum exchange in the frame of the wall (Wen et al. 2014, doi:10.1016/j.jcp.2014.02.018).
+    Without the weights, which are an ambient pressure: on a closed obstacle they sum to zero.
+    """
+    t, a, b = U(3) * parity, U(3) * parity + U(1), U(3) * parity + U(2)
+    for k in range(walls.start[y], walls.start[y + U(1)]):
+        gone = f[walls.index[k, a]]
+        back = walls.weight[k, 0] * gone + walls.weight[k, 1] * f[walls.index[k, b]] + walls.weight[k, 2]
+        f[walls.index[k, t]] = back
+        body, both, change = walls.body[k], float(gone) + float(back), float(gone) - float(back)
+        partial[parity, y, body, 0] += walls.exchange[k, 0] * both - walls.exchange[k, 2] * change
+        partial[parity, y, body, 1] += walls.exchange[k, 1] * both - walls.exchange[k, 3] * change
+
+
+@njit(**OPTIONS)
+def absorb(f, g, y, parity, speed):
+    """Sponge: draw the last cells of row y towards the undisturbed flow, after their collision."""
+    real, length = f.dtype.type, g.sponge.size
+    u = speed * g.profile[y - U(1)]
+    base = y * g.stride + g.lead + U(g.nx - length)
+    for q in range(9):
+        along = real(2 / 3) - u * u
+        if g.lattice[q, 0] != 0:
+            along = real(1 / 6) + real(g.lattice[q, 0]) * real(0.5) * u + real(0.5) * u * u
+        across = real(2 / 3) if g.lattice[q, 1] == 0 else real(1 / 6)
+        target = along * across - g.weights[q]
+        i = base + g.after[parity, q]
+        for x in range(U(length)):
+            f[i + x] += g.sponge[x] * (target - f[i + x])
+
+
+@njit(**OPTIONS)
+def outlet_absorption(f, g, speed, outlet, held):
     """What the outlet's plane sound wave and mean pressure ask for, held for two ticks (even layout).
 
     A convective outlet, d_t f + U d_x f = 0, lets eddies go but throws back a fifth of a sound wave, which leaves at
@@ -149,8 +244,8 @@ def outlet_absorption(f, g, outlet, held):
         momentum += f[i + n] + f[i + U(5) * n] + f[i + U(8) * n] - f[i + U(3) * n] - f[i + U(6) * n] - f[i + U(7) * n]
         for q in range(U(9)):
             density += f[i + q * n]
-    speed, sound = outlet[0], outlet[1]
-    pull = outlet[2] * (momentum / g.ny - speed - (speed + sound) * density / g.ny)
+    sound = outlet[0]
+    pull = outlet[1] * (momentum / g.ny - speed - (speed + sound) * density / g.ny)
     held[0] = sound * axis / g.ny + pull * 2 / 3
     held[1] = sound * diagonal / g.ny / 2 + pull / 6
 
@@ -187,55 +282,153 @@ def set_outlet(f, g, y, parity, out3, out6, out7):
         f[i + U(7) * n] = out7
 
 
-@njit(**OPTIONS)
-def advance(f, held, g, rates, outlet, inflow, tick):
-    """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls.
+if os.name == "posix":
+    _yield = types.ExternalFunction("sched_yield", types.int32())
+else:  # nothing like it in the C library: waiting threads spin
 
-    f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates: (s_v, s_b, s_q);
-    outlet: (convection speed, speed of sound, gain of the pull); inflow: (ticks, 2) inlet velocity.
-    Odd rows 1 and ny come last, when the rows across a periodic side are done.
+    @njit
+    def _yield():
+        return 0
+
+
+@intrinsic
+def _load(typing_context, array, index):
+    """Atomic read of an element of a contiguous int64 vector."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.load_atomic(builder.gep(pointer, [arguments[1]]), "acquire", 8)
+
+    return types.int64(array, types.intp), generate
+
+
+@intrinsic
+def _store(typing_context, array, index, value):
+    """Atomic write of an element of a contiguous int64 vector."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        builder.store_atomic(arguments[2], builder.gep(pointer, [arguments[1]]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), generate
+
+
+@njit(**OPTIONS)
+def meet(progress, band, bands):
+    """Wait until every band has come here; False when the work was called off (progress[bands] is not 0).
+
+    progress: (8 (bands + 1),) int64, how many meetings each band has reached, one cache line apart.
     """
-    real, ny = f.dtype.type, g.ny
+    if bands == 1:
+        return True
+    mine = _load(progress, 8 * band) + 1
+    _store(progress, 8 * band, mine)
+    for other in range(bands):
+        tries = 0
+        while _load(progress, 8 * other) < mine:
+            if _load(progress, 8 * bands) != 0:
+                return False
+            tries += 1
+            if tries > 2000:
+                _yield()
+    return True
+
+
+@njit(**OPTIONS)
+def tick_row(f, g, y, parity, rates, held, inflow, partial):
+    """One tick of row y, with the boundaries that depend on this row alone."""
+    real = f.dtype.type
+    out3, out6, out7 = real(0), real(0), real(0)
+    if g.outlet:
+        out3, out6, out7 = outlet_row(f, g, y, parity, inflow[2])
+    if g.general:
+        if parity == 0:
+            general_even_row(f, g, y, rates)
+        else:
+            general_odd_row(f, g, y, rates)
+    elif parity == 0:
+        even_row(f, g, y, rates)
+    else:
+        odd_row(f, g, y, rates)
+    if g.sponge.size:
+        absorb(f, g, y, parity, inflow[2])
+    if g.outlet:
+        set_outlet(f, g, y, parity, out3 + real(held[0]), out6 + real(held[1]), out7 + real(held[1]))
+    follow_links(f, g, y, parity, inflow)
+    follow_walls(f, g.near, y, parity, partial)
+
+
+@njit(**OPTIONS)
+def collect(g, partial, parity, force):
+    """Sum the rows' forces of a tick in the order of the rows, so that bands do not matter; clears `partial`."""
+    for y in range(g.wall_rows[0], g.wall_rows[1]):
+        for body in range(force.shape[0]):
+            for axis in range(2):
+                force[body, axis] += partial[parity, y, body, axis]
+                partial[parity, y, body, axis] = 0.0
+
+
+@njit(**OPTIONS)
+def advance(f, held, g, rates, outlet, inflow, tick, forces, partial, band, bands, progress):
+    """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls or bands.
+
+    f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates as in `collide`;
+    outlet: (speed of sound, gain of the pull); inflow: (ticks, 3) inlet velocity and the outlet's convection speed;
+    forces: (ticks, bodies, 2) out; partial: (2, ny + 2, bodies, 2) zeros.
+    Each of `bands` threads calls this with its number `band` for its share of the rows. The first and the last odd row
+    of a band come last, when the even rows across the border (or across a periodic side) are done; links whose sources
+    lie in two rows (`g.far`) are followed before the row they lead to collides again.
+    """
+    ny = g.ny
+    low, high = 1 + band * ny // bands, 1 + (band + 1) * ny // bands
     done, ticks = 0, inflow.shape[0]
     while done < ticks:
         with_even = (tick + done) % 2 == 0
         with_odd = not with_even or done + 1 < ticks
         now, later = done, done + 1 if with_even else done
-        if with_even and g.outlet:
-            outlet_absorption(f, g, outlet, held)
-        held3, held6 = real(held[0]), real(held[1])
-        for step in range(1, ny + 3):
-            if with_even and step <= ny:
-                y, out3, out6, out7 = U(step), real(0), real(0), real(0)
-                if g.outlet:
-                    out3, out6, out7 = outlet_row(f, g, y, U(0), outlet[0])
-                even_row(f, g, y, rates)
-                follow_links(f, g, y, U(0), inflow[now])
-                if g.outlet:
-                    set_outlet(f, g, y, U(0), out3 + held3, out6 + held6, out7 + held6)
-            if with_odd and step >= 3:
-                y, out3, out6, out7 = U(step - 1), real(0), real(0), real(0)
-                if step == ny + 1:
-                    y = U(1)
-                elif step == ny + 2:
-                    y = U(ny)
-                if g.outlet:
-                    out3, out6, out7 = outlet_row(f, g, y, U(1), outlet[0])
-                odd_row(f, g, y, rates)
-                follow_links(f, g, y, U(1), inflow[later])
-                if g.outlet:
-                    set_outlet(f, g, y, U(1), out3 + held3, out6 + held6, out7 + held6)
+        if band == 0 and with_even and g.outlet:
+            outlet_absorption(f, g, inflow[now, 2], outlet, held)
+        if not meet(progress, band, bands):
+            return
+        for step in range(low, high + 1):
+            if with_even and step < high:
+                tick_row(f, g, U(step), U(0), rates, held, inflow[now], partial)
+            if with_odd and low + 1 < step < high:
+                if with_even:
+                    follow_walls(f, g.far, U(step - 1), U(0), partial)
+                tick_row(f, g, U(step - 1), U(1), rates, held, inflow[later], partial)
+        if not meet(progress, band, bands):
+            return
+        if with_odd:
+            for y in (low, high - 1):
+                if with_even:
+                    follow_walls(f, g.far, U(y), U(0), partial)
+                tick_row(f, g, U(y), U(1), rates, held, inflow[later], partial)
+            if not meet(progress, band, bands):
+                return
+        for y in range(low, high):
+            follow_walls(f, g.far, U(y), U(1) if with_odd else U(0), partial)
+        if not meet(progress, band, bands):
+            return
+        if band == 0:
+            if with_even:
+                collect(g, partial, 0, forces[now])
+            if with_odd:
+                collect(g, partial, 1, forces[later])
         done = later + 1 if with_odd else done + 1
 
 
 @njit(**OPTIONS)
-def moments(f, g, offsets, solid, out):
+def moments(f, g, offsets, solid, half_force, out):
     """Density and velocity of every cell into out (3, ny, nx); 1 and 0 inside obstacles.
 
-    offsets: (9,) where population q of a cell sits from its own slot 0, which depends on the tick's parity.
+    offsets: (9,) where population q of a cell sits from its own slot 0, which depends on the tick's parity;
+    half_force: (2,) half the body force, which belongs to the momentum.
     """
     real = f.dtype.type
     one = real(1)
+    hx, hy = half_force[0], half_force[1]
     o1, o2, o3, o4 = offsets[1], offsets[2], offsets[3], offsets[4]
     o5, o6, o7, o8 = offsets[5], offsets[6], offsets[7], offsets[8]
     for y in range(U(g.ny)):
@@ -248,15 +441,16 @@ def moments(f, g, offsets, solid, out):
             fluid = one - real(solid[y, x])
             inverse = fluid / (one + drho)
             out[0, y, x] = one + fluid * drho
-            out[1, y, x] = (east - west) * inverse
-            out[2, y, x] = (north - south) * inverse
+            out[1, y, x] = (east - west + hx) * inverse
+            out[2, y, x] = (north - south + hy) * inverse
 
 
 @njit(**OPTIONS)
-def vorticity(u, v, solid, wrap_x, wrap_y, out):
+def vorticity(u, v, solid, wrap_x, wrap_y, walls, out):
     """d_x v - d_y u by central differences into out (ny, nx); 0 inside obstacles, where the velocity is 0.
 
-    Ends of the channel: one-sided, unless wrap_x. Sides: wrapped, or the mirror image of free slip, d_y u = 0 there.
+    Ends of the channel: one-sided, unless wrap_x. Sides: wrapped; else mirrored, walls (2,) holding the u of no-slip
+    sides half a cell outside, or NaN for free slip, where d_y u = 0.
     """
     real = u.dtype.type
     ny, nx = u.shape
@@ -272,6 +466,12 @@ def vorticity(u, v, solid, wrap_x, wrap_y, out):
             first, last = half * (v[y, 1] - v[y, nx - 1]), half * (v[y, 0] - v[y, nx - 2])
         out[y, 0] = first - half * (u[up, 0] - u[down, 0])
         out[y, nx - 1] = last - half * (u[up, nx - 1] - u[down, nx - 1])
+        if y == 0 and walls[0] == walls[0]:
+            for x in range(nx):
+                out[y, x] += walls[0] - u[y, x]
+        if y == ny - 1 and walls[1] == walls[1]:
+            for x in range(nx):
+                out[y, x] -= walls[1] - u[y, x]
         for x in range(nx):
             out[y, x] *= one - real(solid[y, x])
 

@@ -4,8 +4,8 @@ import math
 from typing import TYPE_CHECKING
 
 from lbm import obstacles
-from lbm.boundaries import SIDES
-from lbm.units import mach
+from lbm.boundaries import ENDS, PROFILES, SIDES
+from lbm.units import COLLISIONS, mach
 
 if TYPE_CHECKING:
     from lbm.flow import FlowParameters
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MACH_LIMIT = 0.8  # local, of a running flow
 LOCAL_MACH_LIMIT = 0.6  # as expected beforehand
 INFLOW_MACH_LIMIT, INFLOW_MACH_WARNING = 0.3, 0.2
-CELL_REYNOLDS_LIMIT, CELL_REYNOLDS_WARNING = 100.0, 50.0  # U / nu
+CELL_REYNOLDS_LIMIT = {"mrt": 100.0, "regularised": 100.0, "trt": 15.0, "bgk": 15.0}  # U / nu
 
 
 def problems(p: "FlowParameters") -> tuple[list[str], list[str]]:
@@ -23,15 +23,26 @@ def problems(p: "FlowParameters") -> tuple[list[str], list[str]]:
     errors = _wrong_values(p)
     if errors:
         return errors, []
+    obstacle_errors, obstacle_warnings = obstacles.problems(p.obstacles, p.ny, p.nx, p.ends, p.sides)
+    if obstacle_errors:  # what follows asks for the extent of the obstacles
+        return obstacle_errors, []
     flow_errors, flow_warnings = _flow(p)
-    obstacle_errors, obstacle_warnings = _obstacle(p)
-    return flow_errors + obstacle_errors, flow_warnings + obstacle_warnings
+    return flow_errors + _boundaries(p), flow_warnings + obstacle_warnings
 
 
 def _wrong_values(p: "FlowParameters") -> list[str]:
-    positive = ("viscosity", "bulk_viscosity", "inflow_velocity", "diameter", "noise_time")
-    choices = {"obstacle": obstacles.OBSTACLES, "sides": SIDES, "dtype": ("float32", "float64")}
-    natural = ("noise_streamwise", "noise_transverse", "seed", "trajectory", "ramp_ticks")
+    positive = ["viscosity", "bulk_viscosity", "inflow_velocity", "noise_time"]
+    positive += [n for n in ("length", "lambda_") if getattr(p, n) is not None]
+    choices = {
+        "sides": SIDES,
+        "ends": ENDS,
+        "profile": PROFILES,
+        "collision": COLLISIONS,
+        "walls": ("interpolated", "half-way"),
+        "outlet": ("convective", "sponge"),
+        "dtype": ("float32", "float64"),
+    }
+    natural = ("noise_streamwise", "noise_transverse", "seed", "trajectory", "ramp_ticks", "startup", "sponge_cells")
     errors = [f"{n} is {getattr(p, n)}, wanted at least 8 cells" for n in ("ny", "nx") if not getattr(p, n) >= 8]
     errors += [
         f"{n} is {getattr(p, n)!r}, wanted one of {', '.join(allowed)}"
@@ -43,6 +54,11 @@ def _wrong_values(p: "FlowParameters") -> list[str]:
         for n in positive
         if not (getattr(p, n) > 0 and math.isfinite(getattr(p, n)))
     ]
+    errors += [
+        f"{n} is {getattr(p, n)}, wanted two numbers"
+        for n in ("side_velocity", "body_force")
+        if len(getattr(p, n)) != 2 or not all(math.isfinite(value) for value in getattr(p, n))
+    ]
     if errors:
         return errors
     return [
@@ -53,63 +69,81 @@ def _wrong_values(p: "FlowParameters") -> list[str]:
 
 
 def _flow(p: "FlowParameters") -> tuple[list[str], list[str]]:
-    errors, warnings, m = [], [], mach(p.inflow_velocity)
-    limit = INFLOW_MACH_LIMIT / mach(1)
-    if m > INFLOW_MACH_LIMIT:
+    errors, warnings = _speed(p)
+    cell = max(p.inflow_velocity, *(abs(u) for u in p.side_velocity)) / p.viscosity
+    limit = CELL_REYNOLDS_LIMIT[p.collision]
+    if cell > limit:
+        other = "" if p.collision == "mrt" else ", or choose --collision mrt"
         errors.append(
-            f"Mach number {m:.2f} of the inflow is too high for a weakly compressible lattice "
-            f"(limit {INFLOW_MACH_LIMIT}): lower --inflow-velocity to {limit:.3f} or less"
+            f"viscosity {p.viscosity:g} is too low for this grid and collision {p.collision!r} (U / nu = {cell:.0f} "
+            f"per cell, limit {limit:.0f}; relaxation time {0.5 + 3 * p.viscosity:.4f} too close to 1/2): raise "
+            f"--viscosity to {p.viscosity * cell / limit:.2g} or more{other}"
         )
-    elif m > INFLOW_MACH_WARNING:
-        warnings.append(
-            f"Mach number {m:.2f} of the inflow is high: flow around the obstacle is up to twice as fast "
-            "and sound becomes part of the answer; --inflow-velocity 0.1 is a good value"
-        )
-    noise, blockage = max(p.noise_streamwise, p.noise_transverse), 0.0
-    if p.obstacle != "none":
-        blockage = min(p.diameter / p.ny, 0.5)
-    local = 1.5 * m * (1 + 2 * noise) / (1 - blockage)  # half of the random wakes were faster at some time
-    if m <= INFLOW_MACH_LIMIT and local > LOCAL_MACH_LIMIT:
-        errors.append(
-            f"Mach number {local:.2f} expected beside the obstacle in gusts is too high for a weakly compressible "
-            f"lattice (limit {LOCAL_MACH_LIMIT}): lower --inflow-velocity, the noise or --diameter"
-        )
-    cell = p.inflow_velocity / p.viscosity
-    if cell > CELL_REYNOLDS_LIMIT:
-        errors.append(
-            f"viscosity {p.viscosity:g} is too low for this grid (U / nu = {cell:.0f} per cell, limit "
-            f"{CELL_REYNOLDS_LIMIT:.0f}; relaxation time too close to 1/2): raise --viscosity to "
-            f"{p.inflow_velocity / CELL_REYNOLDS_LIMIT:.2g} or more"
-        )
-    elif cell > CELL_REYNOLDS_WARNING:
+    elif cell > limit / 2:
         warnings.append(f"U / nu = {cell:.0f} per cell: the boundary layer is thinner than a cell, expect noise")
     for name in ("viscosity", "bulk_viscosity"):
         if getattr(p, name) > 1:
             errors.append(f"{name} {getattr(p, name):g} is too high for an explicit lattice (limit 1): lower it")
-    if max(p.noise_streamwise, p.noise_transverse) > 0.5:
+    if p.collision in ("bgk", "trt") and not math.isclose(p.bulk_viscosity, p.viscosity):
+        errors.append(
+            f"collision {p.collision!r} has one rate for both viscosities, got {p.viscosity:g} and bulk "
+            f"{p.bulk_viscosity:g}: set --bulk-viscosity to {p.viscosity:g}, or choose --collision mrt or regularised"
+        )
+    if p.lambda_ is not None and p.collision not in ("mrt", "trt"):
+        errors.append(f"lambda fixes the third-order rate of mrt and trt, collision is {p.collision!r}: leave it out")
+    return errors, warnings
+
+
+def _speed(p: "FlowParameters") -> tuple[list[str], list[str]]:
+    """The flow where it is fastest: at the inlet, on moving sides, beside obstacles in gusts."""
+    errors, warnings = [], []
+    peak = 1.5 if p.profile == "parabolic" and p.ends == "open" else 1.0
+    m = mach(max(peak * p.inflow_velocity, *(abs(u) for u in p.side_velocity)))
+    what = "the inflow" if m == mach(peak * p.inflow_velocity) else "a side"
+    name = "--inflow-velocity" if what == "the inflow" else "--side-velocity"
+    if m > INFLOW_MACH_LIMIT:
+        errors.append(
+            f"Mach number {m:.2f} of {what} is too high for a weakly compressible lattice "
+            f"(limit {INFLOW_MACH_LIMIT}): lower {name} to {INFLOW_MACH_LIMIT / mach(peak):.3f} or less"
+        )
+    elif m > INFLOW_MACH_WARNING:
+        warnings.append(
+            f"Mach number {m:.2f} of {what} is high: flow around obstacles is up to twice as fast "
+            "and sound becomes part of the answer; --inflow-velocity 0.1 is a good value"
+        )
+    noise = max(p.noise_streamwise, p.noise_transverse)
+    if noise > 0.5:
         errors.append("noise above 0.5 of the inflow velocity would turn the flow back at the inlet: lower it")
+    if p.obstacles and p.ends == "open":
+        blockage = min(obstacles.blockage(p.obstacles, p.ny), 0.5)
+        local = 1.5 * m * (1 + 2 * noise) / (1 - blockage)  # half of the random wakes were faster at some time
+        if m <= INFLOW_MACH_LIMIT and local > LOCAL_MACH_LIMIT:
+            errors.append(
+                f"Mach number {local:.2f} expected beside the obstacle in gusts is too high for a weakly compressible "
+                f"lattice (limit {LOCAL_MACH_LIMIT}): lower --inflow-velocity, the noise or --diameter"
+            )
     return errors, warnings
 
 
-def _obstacle(p: "FlowParameters") -> tuple[list[str], list[str]]:
-    if p.obstacle == "none":
-        return [], []
-    errors, warnings, (x, y), radius = [], [], p.position, p.diameter / 2
-    if p.diameter < 4:
-        errors.append(f"diameter {p.diameter:g} is below 4 cells: an obstacle that small has no shape")
-    if not (x - radius >= 2 and x + radius <= p.nx - 4):
+def _boundaries(p: "FlowParameters") -> list[str]:
+    """Boundary settings that contradict each other."""
+    errors = []
+    if any(p.side_velocity) and p.sides != "no-slip":
+        errors.append(f"side velocity {p.side_velocity} needs no-slip sides, they are {p.sides!r}: --sides no-slip")
+    if p.profile == "parabolic" and p.sides != "no-slip":
+        errors.append(f"a parabolic inlet needs no-slip sides, they are {p.sides!r}: --sides no-slip")
+    if p.ends != "open":
+        for name in ("noise_streamwise", "noise_transverse", "startup"):
+            if getattr(p, name):
+                errors.append(f"{name} is a property of the inlet, ends are {p.ends!r}: leave it out")
+        if p.outlet == "sponge":
+            errors.append(f"a sponge needs an outlet, ends are {p.ends!r}: leave it out")
+    if p.sponge_cells > p.nx // 2:
         errors.append(
-            f"the obstacle reaches from x = {x - radius:g} to {x + radius:g}, wanted 2 cells from the "
-            f"inlet and 4 from the outlet of {p.nx} cells: move the centre or lower --diameter"
+            f"a sponge of {p.sponge_cells} cells leaves too little of {p.nx}: --sponge-length up to {p.nx // 2}"
         )
-    if not (y - radius >= 1 and y + radius <= p.ny - 2):
+    elif p.sponge_cells and any(obstacles.bounds(o)[1] > p.nx - p.sponge_cells - 2 for o in p.obstacles):
         errors.append(
-            f"the obstacle reaches from y = {y - radius:g} to {y + radius:g}, wanted inside the {p.ny} "
-            "cells across: move the centre or lower --diameter"
+            f"an obstacle reaches into the sponge (the last {p.sponge_cells} cells): move it or shorten the sponge"
         )
-    blockage = p.diameter / p.ny
-    if blockage > 0.5:
-        errors.append(f"the obstacle fills {blockage:.0%} of the channel (limit 50 %): lower --diameter")
-    elif blockage > 0.2:
-        warnings.append(f"the obstacle fills {blockage:.0%} of the channel: flow beside it is noticeably faster")
-    return errors, warnings
+    return errors

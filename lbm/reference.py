@@ -5,6 +5,9 @@ equilibrium, projection on Hermite polynomials), so that agreement of the two me
 Populations `f` have shape (9, ny, nx), before collision; walls are half-way between cells.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from lbm.lattice import CX, CY, MIRROR_Y, OPPOSITE, W
@@ -25,16 +28,35 @@ def moments(f):
     return density, np.tensordot(CX, f, 1) / density, np.tensordot(CY, f, 1) / density
 
 
-def collide(f, rates):
-    """Relax every Hermite moment at its own rate: rates = (s_v, s_b, s_q); the fourth order goes to equilibrium."""
-    feq = equilibrium(*moments(f))
-    rate = dict(zip(("shear", "bulk", "third", "fourth"), (*rates, 1.0), strict=True))
-    post = feq.copy()
+def collide(f, rates, force=(0.0, 0.0)):
+    """Relax every Hermite moment at its own rate, rates = (s_v, s_b, s_q, s_4), under a force per volume.
+
+    Guo's forcing as two half kicks: the velocity of the equilibrium contains half of it, and each moment of the source
+    dfeq/du . F / rho enters with (1 - rate / 2).
+    """
+    density, u, v = moments(f)
+    u, v = u + force[0] / 2 / density, v + force[1] / 2 / density
+    feq, source = equilibrium(density, u, v), kick(density, u, v, force)
+    rate = dict(zip(HERMITE, (rates[1], rates[0], rates[2], rates[3]), strict=True))
+    post = feq + source / 2
     for name, polynomials in HERMITE.items():
         for h in polynomials:
-            amount = np.tensordot(h, f - feq, 1) / (W * h * h).sum()
+            amount = np.tensordot(h, f + source / 2 - feq, 1) / (W * h * h).sum()
             post += (1 - rate[name]) * (W * h)[:, None, None] * amount
     return post
+
+
+def kick(density, u, v, force):
+    """Change of the equilibrium by a force per volume in one tick, d feq / d(rho u) . F; shape (9, ny, nx)."""
+    phi = [lambda c, a: 2 / 3 - a * a, lambda c, a: 1 / 6 + c * a / 2 + a * a / 2]
+    slope = [lambda c, a: -2 * a, lambda c, a: c / 2 + a]
+    return np.stack(
+        [
+            force[0] * slope[abs(cx)](cx, u) * phi[abs(cy)](cy, v)
+            + force[1] * phi[abs(cx)](cx, u) * slope[abs(cy)](cy, v)
+            for cx, cy in zip(CX, CY, strict=True)
+        ]
+    ) * np.ones_like(density)
 
 
 def absorption(f, speed, sound_speed, gain):
@@ -46,27 +68,78 @@ def absorption(f, speed, sound_speed, gain):
     return sound_speed * gradient + 6 * W * pull
 
 
-def step(f, rates, solid, *, sides, inflow=None, profile=None, outlet=None):
-    """Populations one tick later.
+class Flow(NamedTuple):
+    """What the oracle needs of a flow."""
 
-    sides: "periodic" or "free-slip"; inflow: (u, v) at the left boundary during this tick, None for a flow periodic
-    in x; profile: (ny, 2) factors of u and v along the inlet; outlet: (convection speed, absorption (9,) computed
-    at the last even tick).
+    body: np.ndarray  # (ny, nx) number of the obstacle in a cell, -1 for fluid
+    fraction: Callable[[int, int, int, int], float]  # (y, x, q, body): share of the link to the wall in the flow
+    wall_velocity: Callable[[float, float, int], tuple[float, float]]  # (y, x, body)
+    sides: str
+    ends: str
+    side_velocity: tuple[float, float]
+    profile: np.ndarray  # (ny, 2) factors of u and v along the inlet
+    rates: tuple[float, float, float, float]
+    force: tuple[float, float]
+    sponge: np.ndarray  # (length,)
+
+
+def step(f, flow, *, inflow=(0.0, 0.0, 0.0), absorbed=None):
+    """(populations one tick later, force on each obstacle (n, 2) during the tick).
+
+    inflow: (u, v) at the left boundary and the speed at which the flow leaves; absorbed: (9,) by `absorption` at the
+    last even tick.
     """
-    post, new = collide(f, rates), np.empty_like(f)
-    pad = np.pad(solid, ((1, 1), (0, 0)), mode="edge" if sides == "free-slip" else "wrap")
+    post, solid = collide(f, flow.rates, flow.force), flow.body >= 0
+    length = flow.sponge.size
+    if length:
+        calm = equilibrium(1.0, inflow[2] * flow.profile[:, 0], np.zeros(len(solid)))[:, :, None]
+        post[:, :, -length:] += flow.sponge * (calm - post[:, :, -length:])
+    new, forces = np.empty_like(f), np.zeros((max(1, flow.body.max() + 1), 2))
+    pad = _halo(flow)
     for q in range(9):
         new[q] = np.roll(post[q], (CY[q], CX[q]), (0, 1))
-        edge = {1: 0, -1: -1}.get(CY[q])
-        if sides == "free-slip" and edge is not None:
-            new[q, edge] = np.roll(post[MIRROR_Y[q], edge], CX[q])
-        if inflow is not None and CX[q] == 1:
-            push = CX[q] * inflow[0] * profile[:, 0] + CY[q] * inflow[1] * profile[:, 1]
+        edge, end = {1: 0, -1: -1}.get(CY[q]), {1: 0, -1: -1}.get(CX[q])
+        if end is not None and flow.ends == "walls":
+            new[q, :, end] = post[OPPOSITE[q], :, end]
+        if flow.sides == "free-slip" and edge is not None:
+            inner = slice(None) if flow.ends == "periodic" else slice(1, None) if end == 0 else slice(None, -1)
+            inner = inner if end is not None else slice(None)
+            new[q, edge, inner] = np.roll(post[MIRROR_Y[q], edge], CX[q])[inner]
+        if CX[q] == 1 and flow.ends == "open":
+            push = CX[q] * inflow[0] * flow.profile[:, 0] + CY[q] * inflow[1] * flow.profile[:, 1]
             new[q, :, 0] = post[OPPOSITE[q], :, 0] + 6 * W[q] * push
-        if inflow is not None and CX[q] == -1:
-            speed, absorbed = outlet
+        if CX[q] == -1 and flow.ends == "open":
+            speed = inflow[2]
             new[q, :, -1] = speed * f[q, :, -2] + (1 - speed) * f[q, :, -1] + absorbed[q]
-        wall = np.roll(pad, (CY[q], CX[q]), (0, 1))[1:-1] & ~solid
-        new[q][wall] = post[OPPOSITE[q]][wall]
+        if flow.sides == "no-slip" and edge is not None:
+            new[q, edge] = post[OPPOSITE[q], edge] + 6 * W[q] * CX[q] * flow.side_velocity[edge]
+        beyond = np.roll(pad, (CY[q], CX[q]), (0, 1))[1:-1, 1:-1]
+        for y, x in np.argwhere((beyond >= 0) & ~solid):
+            new[q, y, x], impulse = _wall(post, flow, int(beyond[y, x]), q, y, x)
+            forces[beyond[y, x]] += impulse
     new[:, solid] = W[:, None]
-    return new
+    return new, forces
+
+
+def _halo(flow):
+    sides = {"periodic": {"mode": "wrap"}, "free-slip": {"mode": "edge"}, "no-slip": {"constant_values": -1}}
+    ends = {"mode": "wrap"} if flow.ends == "periodic" else {"constant_values": -1}
+    return np.pad(np.pad(flow.body, ((1, 1), (0, 0)), **sides[flow.sides]), ((0, 0), (1, 1)), **ends)
+
+
+def _wall(post, flow, body, q, y, x):
+    """Interpolated bounce-back: the population q that comes back from an obstacle, and the impulse left there."""
+    i, (ny, nx) = OPPOSITE[q], flow.body.shape
+    d, there = flow.fraction(y, x, q, body), (y + CY[q], x + CX[q])
+    inside = 0 <= there[0] < ny and 0 <= there[1] < nx
+    if d < 0.5 and not (inside and flow.body[there] < 0):
+        d = 0.5
+    velocity = np.array(flow.wall_velocity(y - d * CY[q], x - d * CX[q], body))
+    push = 6 * W[q] * (velocity @ [CX[q], CY[q]])
+    if d < 0.5:
+        back = 2 * d * post[i, y, x] + (1 - 2 * d) * post[(i, *there)] + push
+    else:
+        back = (post[i, y, x] + (2 * d - 1) * post[q, y, x] + push) / (2 * d)
+    towards = np.array([-CX[q], -CY[q]])
+    impulse = (towards - velocity) * (post[i, y, x] - W[i]) - (-towards - velocity) * (back - W[i])
+    return back, impulse

@@ -8,6 +8,7 @@ three-dimensional convention the bulk viscosity is nu_b - nu/3.
 
 from lbm.lattice import SOUND_SPEED, SOUND_SPEED_SQUARED
 
+COLLISIONS = ("mrt", "trt", "bgk", "regularised")
 THIRD_RATE = 1.7  # s_q. Measured on wakes: 1.6 - 1.8 stay stable up to U / nu = 500 per cell for every bulk
 # viscosity tried, while Lambda = 1/4, the optimum of linear theory, diverges above U / nu = 10.
 
@@ -23,16 +24,35 @@ def viscosity_of(tau: float) -> float:
 
 
 def relaxation_rates(
-    viscosity: float, bulk_viscosity: float, lambda_: float | None = None
-) -> tuple[float, float, float]:
-    """Rates (shear s_v, bulk s_b, third order s_q), per tick; the fourth order always relaxes at rate 1.
+    viscosity: float, bulk_viscosity: float, lambda_: float | None = None, collision: str = "mrt"
+) -> tuple[float, float, float, float]:
+    """Rates (shear s_v, bulk s_b, third order s_q, fourth order s_4) per tick of a choice of collision operator.
 
-    lambda_ fixes s_q by (1/s_v - 1/2)(1/s_q - 1/2) = lambda_ (3/16: half-way walls exactly in their place);
-    None: `THIRD_RATE`.
+    ============  =====  =====  ==========================================  =====
+    collision     s_v    s_b    s_q                                         s_4
+    ============  =====  =====  ==========================================  =====
+    mrt           nu     nu_b   `THIRD_RATE`, or from lambda_               1
+    regularised   nu     nu_b   1                                           1
+    trt           nu     s_v    from lambda_ (1/4 unless given)             s_v
+    bgk           nu     s_v    s_v                                         s_v
+    ============  =====  =====  ==========================================  =====
+
+    lambda_ fixes s_q by (1/s_v - 1/2)(1/s_q - 1/2) = lambda_; 3/16 puts half-way walls exactly in their place
+    (Ginzburg & d'Humieres 2003, doi:10.1103/PhysRevE.68.066614).
     """
     tau = relaxation_time(viscosity)
-    third = THIRD_RATE if lambda_ is None else 1 / (0.5 + lambda_ / (tau - 0.5))
-    return 1 / tau, 1 / relaxation_time(bulk_viscosity), third
+    shear, bulk = 1 / tau, 1 / relaxation_time(bulk_viscosity)
+    if collision == "bgk":
+        return shear, shear, shear, shear
+    if collision == "regularised":
+        return shear, bulk, 1.0, 1.0
+    if collision == "trt":
+        return shear, shear, _third_rate(0.25 if lambda_ is None else lambda_, tau), shear
+    return shear, bulk, THIRD_RATE if lambda_ is None else _third_rate(lambda_, tau), 1.0
+
+
+def _third_rate(lambda_: float, tau: float) -> float:
+    return 1 / (0.5 + lambda_ / (tau - 0.5))
 
 
 def reynolds(inflow_velocity: float, length: float, viscosity: float) -> float:
