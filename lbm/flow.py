@@ -13,7 +13,7 @@ bits, for any number of threads and any split of a run.
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -197,11 +197,11 @@ class Simulation:
             "noise": self._inflow.noise.copy(),
         }
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, np.ndarray], *, seed: int | None = None) -> None:
         """Continue from a `state()` of a simulation of the same size and precision.
 
-        Noise after this tick belongs to *this* simulation's (seed, trajectory): restoring one state into simulations
-        of several seeds makes a perfect-model ensemble.
+        Noise after this tick belongs to *this* simulation's (seed, trajectory), or to another `seed`: restoring one
+        state with several seeds makes a perfect-model ensemble.
         """
         p = self.parameters
         wanted = {
@@ -215,6 +215,9 @@ class Simulation:
             if got is None or got.shape != shape or got.dtype != dtype:
                 what = "nothing" if got is None else f"{got.dtype} {got.shape}"
                 raise DataError(f"restart state: {name} is {what}, wanted {dtype} {shape}")
+        if seed is not None:
+            self.parameters = replace(self.parameters, seed=seed)
+            self._inflow = Inflow(self.parameters)
         self.tick = int(state["tick"])
         boundaries.set_populations(self._f, self._geometry, self.tick, state["populations"])
         self._held[:], self._inflow.noise[:] = state["outlet"], state["noise"]
