@@ -36,14 +36,20 @@ def chunk_frames(config: SimulateConfig) -> int:
 def estimate(config: SimulateConfig, threads: int) -> Estimate:
     """Cost of a resolved configuration on `threads` cores."""
     (ny, nx), (fy, fx) = config.size, config.frame_size or config.size
-    runs, fields = config.trajectories or 1, len(config.fields)
+    runs, fields, bodies = config.runs, len(config.fields), len(config.obstacles or ())
     word = 4 if config.dtype == "float32" else 8
+    at_once = min(threads, runs)
     populations = 9 * (ny + 4) * (nx + 64) * word
-    buffers = 3 * chunk_frames(config) * fields * fy * fx * 4  # frames, and twice while they are encoded
-    memory = min(threads, runs) * (3 * populations + buffers) + 32 * config.frames + runs * (fy * fx + 200)
-    disk = runs * config.frames * fields * fy * fx * 4 * COMPRESSED + min(threads, runs) * populations
+    states = 9 * ny * nx * word * runs * (-(-config.frames // config.save_states) if config.save_states else 0)
+    samples = config.frames * config.every // config.forces_every if config.forces_every else 0
+    chunk = chunk_frames(config) * fields * fy * fx * 4
+    chunk += 2**14 * 2 * bodies * 8  # of forces
+    memory = at_once * ((4 if config.save_states else 3) * populations + 3 * chunk)
+    memory += 32 * config.frames + 16 * samples + runs * (fy * fx + 200)
+    disk = runs * (config.frames * fields * fy * fx * 4 * COMPRESSED + samples * 2 * bodies * 4)
+    disk += states + at_once * populations
     ticks = (config.frames + (config.warmup or 0)) * config.every
-    seconds = ticks * ny * nx * runs / RATE[config.dtype] / min(threads, runs)
+    seconds = ticks * ny * nx * runs / RATE[config.dtype] / at_once
     return Estimate(memory, disk, seconds)
 
 
@@ -62,7 +68,7 @@ def refuse_impossible(config: SimulateConfig, cost: Estimate, path: Path) -> Non
             f"{path} would take {size(cost.disk)}, {path.parent} has {size(free)} free: "
             "lower --frames, --trajectories or --frame-size, or choose another disk"
         )
-    fields, runs = len(config.fields), config.trajectories or 1
+    fields, runs = len(config.fields), config.runs
     if runs * fields * -(-config.frames // chunk_frames(config)) > MAX_CHUNKS:
         raise UsageError(
             f"{runs} trajectories of {config.frames} frames make more than {MAX_CHUNKS:,} files: lower them"

@@ -8,8 +8,9 @@ came from, and the nearest key that exists.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +28,8 @@ MAX_DEPTH = 12  # our own configurations need 3
 def resolve(model_class: type[Model], *, file: Path | None, sets: Sequence[str], flags: Mapping[str, Any]) -> Model:
     """Merge all sources and validate them as `model_class`.
 
-    `flags` maps (dotted) keys to values, `None` meaning that the flag was not given; `sets` are texts
-    `a.b=c` whose value is read as TOML, a bare word being a string. `model_fields_set` of the result
+    `flags` maps (dotted) keys to values or tables of values, `None` meaning that the flag was not given; `sets` are
+    texts `a.b=c` whose value is read as TOML, a bare word being a string. `model_fields_set` of the result
     tells what was given and what is a default. Raises `UsageError`.
     """
     from pydantic import ValidationError
@@ -41,8 +42,13 @@ def resolve(model_class: type[Model], *, file: Path | None, sets: Sequence[str],
         key, value = parse_assignment(text)
         _assign(merged, key, value, f"--set {key}", origin)
     for key, value in flags.items():
-        if value is not None:
-            _assign(merged, key, value, f"--{key.split('.')[-1].replace('_', '-')}", origin)
+        option = f"--{key.split('.')[-1].replace('_', '-')}"
+        if isinstance(value, Mapping):  # each of its keys replaces that key of the file's table, not the table
+            origin[key] = option
+            for name, one in value.items():
+                _assign(merged, f"{key}.{name}", one, f"{option} {name}", origin)
+        elif value is not None:
+            _assign(merged, key, value, option, origin)
     try:
         return model_class.model_validate(merged)
     except ValidationError as error:
@@ -85,6 +91,20 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return key, table["value"] if set(table) == {"value"} else raw
 
 
+def toml(table: Mapping[str, Any]) -> str:
+    """A configuration as TOML that `load_toml` reads back; what is None is left out."""
+    return "\n".join(f"{name} = {_toml_value(value)}" for name, value in table.items() if value is not None)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = (f"{name} = {_toml_value(one)}" for name, one in value.items() if one is not None)
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(one) for one in value) + "]"
+    return json.dumps(value)  # texts, numbers and truth values are written alike in both
+
+
 def explain(error: ValidationError, model_class: type[BaseModel], origin: Mapping[str, str]) -> str:
     """At most two lines about what pydantic refused."""
     problems = error.errors(include_url=False)
@@ -105,9 +125,11 @@ def _one_line(problem: Any, model_class: type[BaseModel], origin: Mapping[str, s
     message = problem["msg"].removeprefix("Value error, ")
     if not key:
         return f"{prefix}{message}"
+    where = source if source.startswith("--") else prefix + key
+    if isinstance(problem["input"], Mapping):  # a table: the message says which of its keys
+        return f"{where}: {message[:1].lower() + message[1:]}"
     got = repr(problem["input"])
     got = got if len(got) <= 60 else got[:57] + "..."
-    where = source if source.startswith("--") else prefix + key
     return f"{where}: got {got}: {message[:1].lower() + message[1:]}"
 
 
@@ -118,11 +140,17 @@ def known_keys(model_class: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, field in model_class.model_fields.items():
         keys.append(prefix + name)
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        for kind in kinds:
+        for kind in _types_in(field.annotation):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 keys += known_keys(kind, f"{prefix}{name}.")
     return keys
+
+
+def _types_in(annotation: Any) -> Iterator[Any]:
+    """An annotation and everything it is made of: unions, tuples, what is annotated."""
+    yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _types_in(part)
 
 
 def nearest(key: str, known: Sequence[str]) -> str | None:
