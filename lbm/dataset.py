@@ -223,6 +223,6 @@ def _load_small(dataset: xr.Dataset, limit: int = 2**24) -> xr.Dataset:
         if variable.dtype.kind == "T":
             values = np.array(variable.values.tolist(), dtype=str)  # a dtype every library knows
             dataset[name] = (variable.dims, values, variable.attrs)
-        elif name in dataset.coords or (variable.nbytes <= limit and "time" not in variable.dims):
+        elif name in dataset.coords or (variable.nbytes <= limit and not {"time", "state_time"} & set(variable.dims)):
             dataset[name].load()
     return dataset

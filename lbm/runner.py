@@ -1,9 +1,6 @@
-"""From a configuration to a dataset: trajectories run one per core, each written chunk by chunk.
+"""From a configuration to a finished dataset: check, allocate, run what is left, sum up.
 
-Frame k of a run is sampled at tick (warmup + k) * every. After a chunk of frames the order is: data,
-restart state (now and then), `frames_written`. Whatever a kill leaves of this is a dataset that
-`resume` completes to the bits of an uninterrupted one: a run continues from its last state and
-rewrites what came after with the same values.
+`lbm.trajectory` takes one run to its end, `lbm.schedule` decides who runs which.
 """
 
 from __future__ import annotations
@@ -12,24 +9,17 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lbm import console, dataset, restart
+from lbm import console, dataset, schedule, sweep
 from lbm.config import SimulateConfig
-from lbm.errors import DataError, NumericalError, UsageError
-from lbm.estimate import chunk_frames, cores, estimate, refuse_impossible
+from lbm.errors import NumericalError, UsageError
+from lbm.estimate import cores, estimate, refuse_impossible
 from lbm.recording import check, create, parameters, require_agreement, stored_config, summary
-
-if TYPE_CHECKING:
-    from lbm.flow import Simulation
-
-SLICE = 4e7  # cell updates between two looks at the stop flag: about a tenth of a second
-SAVE_EVERY = 2.0  # seconds between restart states: what a kill can cost
 
 
 def simulate(
@@ -37,6 +27,7 @@ def simulate(
     *,
     output: Path | str = "flow.zarr",
     threads: int | None = None,
+    scheduler: str = "threads",
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = True,
@@ -45,17 +36,20 @@ def simulate(
     """Simulate trajectories and write them as a dataset; what `lbm simulate` does.
 
     Give a `SimulateConfig`, or its fields as keywords (`simulate(reynolds=150, frames=100)`). `threads`
-    trajectories run at the same time (default: one per core); their number never changes a bit. With
-    `resume`, an unfinished dataset at `output` is continued with its own settings (those given must
+    trajectories run at the same time (default: one per core), in threads, in `processes` or on a dask cluster
+    (`scheduler="tcp://host:8786"`, whose workers must share the file system of `output`); none of this changes a bit.
+    With `resume`, an unfinished dataset at `output` is continued with its own settings (those given must
     agree), a finished one is left alone and a missing one is begun. Returns the path. The first SIGINT
     or SIGTERM saves and leaves with `KeyboardInterrupt` or exit code 143. Raises `UsageError`,
-    `NumericalError` (the frames before a divergence are kept), `DataError`, `ResourceError`.
+    `NumericalError` (the frames before a divergence are kept, the other runs are finished), `DataError`,
+    `ResourceError`.
     """
     path = Path(output)
     given = config if config is not None else _from_keywords(settings)
     threads = threads if threads is not None else cores()
     if threads < 1:
         raise UsageError(f"--threads {threads}: at least one is needed")
+    schedule.check_scheduler(scheduler)
     if resume and overwrite:
         raise UsageError("--resume goes on with a dataset, --overwrite replaces it: give one of them")
     if resume and path.exists():
@@ -75,8 +69,9 @@ def simulate(
         writer = create(config, path, overwrite=overwrite)
     began = time.monotonic()
     with writer:
-        _compile(config)
-        _run_all(config, writer, threads, quiet)
+        if "://" not in scheduler:
+            _compile(config)
+        _run_all(config, writer, scheduler, threads, quiet)
         writer.finish()
     console.say(summary(config, path, time.monotonic() - began), quiet=quiet)
     return path
@@ -120,13 +115,22 @@ def dry_run_text(report: dict[str, Any]) -> str:
     """The report of `dry_run` for people; the settings are TOML that `--config` accepts."""
     lines = [f"# {report['output']}, {report['threads']} threads"]
     for name, value in report["config"].items():
-        if value is not None:
-            lines.append(f"{name} = {json.dumps(value)}")
+        if value is not None and value != {}:
+            lines.append(f"{name} = {_toml(value)}")
     lines.append(
         f"# memory {console.size(report['memory_bytes'])}, disk {console.size(report['disk_bytes'])}, "
         f"about {console.duration(report['seconds'])}"
     )
     return "\n".join([*lines, *(f"# warning: {text}" for text in report["warnings"])])
+
+
+def _toml(value: Any) -> str:
+    """A value on one line of TOML; what is None in a table is left out."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items() if v is not None) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value)
 
 
 def _from_keywords(settings: dict[str, Any]) -> SimulateConfig:
@@ -144,134 +148,58 @@ def _compile(config: SimulateConfig) -> None:
     simulation.fields(config.fields, config.frame_size or config.size)
 
 
-def _run_all(config: SimulateConfig, writer: dataset.Writer, threads: int, quiet: bool) -> None:
-    """Run every trajectory that is not finished, `threads` at a time."""
-    done = [int(n) for n in np.asarray(writer.array("frames_written")[...])]
-    left = [run for run, frames in enumerate(done) if frames < config.frames]
-    halt = threading.Event()
-    total = len(done) * config.frames
-    with (
-        console.Stop() as stop,
-        console.progress(total, "simulate", unit="frames", quiet=quiet, done=sum(done)) as bar,
-        ThreadPoolExecutor(min(threads, max(1, len(left)))) as pool,
-    ):
-        jobs = [pool.submit(_Run(config, writer, run, halt).run, bar.advance) for run in left]
-        try:
-            _watch(jobs, halt, stop)
-        finally:
-            halt.set()
-            for job in jobs:
-                job.cancel()
+def _run_all(config: SimulateConfig, writer: dataset.Writer, scheduler: str, threads: int, quiet: bool) -> None:
+    """Run every trajectory that is not finished, then write what the dataset says about all of them."""
+    runs = sweep.runs(config)
+    done = np.asarray(writer.array("frames_written")[...])
+    left = [int(number) for number in np.flatnonzero(done < config.frames)]
+    bar = _Bar(runs, done, left)
+    with console.Stop() as stop, bar.show(quiet):
+        if left:
+            with schedule.crew(scheduler, threads, runs, writer, left) as crew:
+                diverged = schedule.run(crew, left, bar.report, stop, quiet=quiet)
     if stop.requested == signal.SIGINT:
         raise KeyboardInterrupt
     if stop.requested:
         stop.exit()
+    if left and diverged:
+        more = f"; {len(diverged) - 1} more of {len(runs)} runs diverged" if len(diverged) > 1 else ""
+        raise NumericalError(f"{diverged[0]}{more}")
+    _summarise(writer)
 
 
-def _watch(jobs: list[Future[None]], halt: threading.Event, stop: console.Stop) -> None:
-    pending = set(jobs)
-    while pending and not stop.requested:
-        finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-        for job in finished:
-            job.result()
-    halt.set()
+class _Bar:
+    """Progress in frames, those of the warm-up included, so that the time left is right from the start."""
+
+    def __init__(self, runs: Sequence[SimulateConfig], done: np.ndarray, left: list[int]) -> None:
+        first = runs[0]
+        self.every, self.each = first.every, (first.warmup or 0) + first.frames
+        self.shown = {
+            number: 0 if done[number] == 0 else self.each - first.frames + int(done[number]) for number in left
+        }
+        self.total = len(runs) * self.each
+        self.begun = self.total - len(left) * self.each + sum(self.shown.values())
+        self._lock = threading.Lock()
+
+    def show(self, quiet: bool) -> console.Progress:
+        self.progress = console.progress(self.total, "simulate", unit="frames", quiet=quiet, done=self.begun)
+        return self.progress
+
+    def report(self, number: int, ticks: int) -> None:
+        """A run has come to a tick; what it repeats after an interruption is not counted twice."""
+        with self._lock:
+            new = min(ticks // self.every, self.each) - self.shown[number]
+            if new > 0:
+                self.shown[number] += new
+                self.progress.advance(new)
 
 
-class _Run:
-    """One trajectory on its way to the dataset."""
-
-    def __init__(self, config: SimulateConfig, writer: dataset.Writer, trajectory: int, halt: threading.Event) -> None:
-        self.config, self.writer, self.trajectory, self.halt = config, writer, trajectory, halt
-        self.shape = config.frame_size or config.size
-        self.chunk = chunk_frames(config)
-        self.slice = max(1, int(SLICE / (config.size[0] * config.size[1])))
-
-    @property
-    def state_file(self) -> Path:
-        return self.writer.scratch / f"trajectory-{self.trajectory}.npz"
-
-    def run(self, advance: Callable[[int], None]) -> None:
-        """Simulate to the end, or until `halt` is set; `advance` counts new frames."""
-        if self.halt.is_set():
-            return
-        simulation = self._begin()
-        shown = self.acknowledged
-        try:
-            while self.frames < self.config.frames:
-                if not self._advance_to(simulation, self._tick(self.frames)):
-                    self._flush()
-                    return self._save(simulation)
-                self._sample(simulation)
-                if self.frames > shown:  # frames repeated after a kill are not counted twice
-                    advance(self.frames - shown)
-                    shown = self.frames
-                if self.frames % self.chunk == 0 or self.frames == self.config.frames:
-                    self._flush()
-                    if self.frames < self.config.frames and time.monotonic() - self.saved > SAVE_EVERY:
-                        self._save(simulation)
-        except NumericalError as error:
-            self._flush()
-            raise NumericalError(f"{error} (its {self.frames} good frames are kept)") from error
-        self.state_file.unlink(missing_ok=True)
-        return None
-
-    def _begin(self) -> Simulation:
-        """A new simulation, or one in the state it was stopped in, with the frames of its open chunk."""
-        from lbm.flow import Simulation
-
-        simulation = Simulation(parameters(self.config, self.trajectory))
-        self.saved = time.monotonic()
-        self.acknowledged = int(np.asarray(self.writer.array("frames_written")[self.trajectory]))
-        self.frames = 0
-        self.unwritten = False
-        self.buffer = {name: np.full((self.chunk, *self.shape), np.nan, np.float32) for name in self.config.fields}
-        saved = restart.load(self.state_file)
-        if saved is None:
-            return simulation
-        state, frames = saved
-        try:
-            simulation.restore(state)
-        except (DataError, KeyError, ValueError, TypeError):
-            return Simulation(parameters(self.config, self.trajectory))  # from another version: begin anew
-        self.frames = frames
-        start = frames - frames % self.chunk
-        for name, buffer in self.buffer.items():
-            buffer[: frames - start] = self.writer.array(name)[self.trajectory, start:frames]
-        return simulation
-
-    def _tick(self, frame: int) -> int:
-        return ((self.config.warmup or 0) + frame) * self.config.every
-
-    def _advance_to(self, simulation: Simulation, tick: int) -> bool:
-        """Advance to a tick in slices; False when asked to stop on the way."""
-        while simulation.tick < tick:
-            if self.halt.is_set():
-                return False
-            simulation.advance(min(self.slice, tick - simulation.tick))
-            if tick - simulation.tick >= self.slice:
-                simulation.check()  # long intervals: a divergence ends soon, not at the next frame
-        return not self.halt.is_set()
-
-    def _sample(self, simulation: Simulation) -> None:
-        simulation.check()
-        fields = simulation.fields(self.config.fields, self.shape)
-        for name, buffer in self.buffer.items():
-            buffer[self.frames % self.chunk] = fields[name]
-        self.frames += 1
-        self.unwritten = True
-
-    def _flush(self) -> None:
-        """Write the open chunk as far as it goes, then acknowledge it (never less than before)."""
-        if not self.unwritten:
-            return
-        start = (self.frames - 1) // self.chunk * self.chunk
-        part = slice(start, self.frames)
-        for name, buffer in self.buffer.items():
-            self.writer.write(name, buffer[: self.frames - start], trajectory=self.trajectory, time=part)
-        self.acknowledged = max(self.acknowledged, self.frames)
-        self.writer.mark(trajectory=self.trajectory, time=slice(start, self.acknowledged))
-        self.unwritten = False
-
-    def _save(self, simulation: Simulation) -> None:
-        restart.save(self.state_file, simulation.state(), self.frames)
-        self.saved = time.monotonic()
+def _summarise(writer: dataset.Writer) -> None:
+    """Mean Strouhal number over the runs that shed, and its standard error, into the attributes."""
+    if not writer.has("strouhal"):
+        return
+    numbers, errors = (np.asarray(writer.array(name)[...]) for name in ("strouhal", "strouhal_uncertainty"))
+    sheds = np.isfinite(numbers)
+    if sheds.any():
+        error = float(np.sqrt(np.sum(errors[sheds] ** 2)) / sheds.sum())
+        writer.update_attributes({"strouhal": float(numbers[sheds].mean()), "strouhal_uncertainty": error})

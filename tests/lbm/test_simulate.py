@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lbm
 import lbm.flow
-from lbm import dataset, estimate, restart, runner
+from lbm import dataset, estimate, restart, runner, trajectory
 from lbm.config import SimulateConfig, split_counts
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
 from lbm.recording import check, parameters, stored_config
@@ -33,15 +33,19 @@ class FakeSimulation:
 
     diverge_at = None
 
-    def __init__(self, p):
+    def __init__(self, p, threads=1):
+        self.parameters = p
         self.p, self.tick, self.value = p, 0, np.float64(p.trajectory)
         self.solid = np.zeros((p.ny, p.nx), bool)
         self.solid[:8, :8] = True
 
     def advance(self, ticks):
-        for _ in range(ticks):
+        forces = np.zeros((ticks, 1, 2))
+        for tick in range(ticks):
             self.value = self.value * 0.999 + 0.1
             self.tick += 1
+            forces[tick] = self.tick, self.value
+        return forces
 
     def check(self):
         if self.diverge_at is not None and self.p.trajectory == 1 and self.tick >= self.diverge_at:
@@ -51,7 +55,10 @@ class FakeSimulation:
         return {name: np.full(frame_size, self.value, np.float32) for name in names}
 
     def state(self):
-        return {"tick": np.array(self.tick), "value": np.array(self.value)}
+        populations = np.full((9, self.p.ny, self.p.nx), self.value, self.p.dtype)
+        few = np.full(2, self.value)
+        return {"tick": np.array(self.tick), "value": np.array(self.value), "populations": populations,
+                "outlet": few, "noise": -few}  # fmt: skip
 
     def restore(self, state):
         self.tick, self.value = int(state["tick"]), np.float64(state["value"])
@@ -97,20 +104,20 @@ def test_box_filtered_frames_are_means_over_cells(tmp_path):
 def test_stopped_runs_resume_to_the_same_bytes(tmp_path, monkeypatch, stops):
     monkeypatch.setattr(lbm.flow, "Simulation", FakeSimulation)
     monkeypatch.setattr(lbm.flow, "check_parameters", lambda p: [])
-    monkeypatch.setattr(runner, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(runner, "SLICE", 3 * 32 * 64)
+    monkeypatch.setattr(trajectory, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(trajectory, "SLICE", 4 * 32 * 64)
     whole = lbm.simulate(output=tmp_path / "whole.zarr", **SMALL)
     path = tmp_path / "flow.zarr"
-    advance_to = runner._Run._advance_to
+    advance_to = trajectory.Trajectory._advance_to
     for stop in stops:
 
-        def halted(run, simulation, tick, stop=stop):  # as if a signal came at tick `stop`
-            return advance_to(run, simulation, min(tick, stop)) and tick <= stop
+        def halted(run, tick, stop=stop):  # as if a signal came at tick `stop`
+            return advance_to(run, min(tick, stop)) and tick <= stop
 
-        monkeypatch.setattr(runner._Run, "_advance_to", halted)
+        monkeypatch.setattr(trajectory.Trajectory, "_advance_to", halted)
         with pytest.raises(DataError, match="not finished"):
             lbm.simulate(output=path, resume=True, threads=2, **SMALL)
-    monkeypatch.setattr(runner._Run, "_advance_to", advance_to)
+    monkeypatch.setattr(trajectory.Trajectory, "_advance_to", advance_to)
     lbm.simulate(output=path, resume=True, threads=2)
     assert files_of(path) == files_of(whole)
 

@@ -26,7 +26,7 @@ OPTIONS = shlex.split(
 
 
 # The command `lbm`, saving its restart state after every chunk instead of every two seconds.
-SAVING = "import lbm.runner, lbm.cli; lbm.runner.SAVE_EVERY = 0.0; lbm.cli.main()"
+SAVING = "import lbm.trajectory, lbm.cli; lbm.trajectory.SAVE_EVERY = 0.0; lbm.cli.main()"
 
 
 def command(*arguments):
