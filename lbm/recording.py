@@ -102,16 +102,14 @@ def check(config: SimulateConfig, *, quiet: bool = True) -> list[str]:
 
     Every combination of a sweep is looked at before the first one runs; the first that cannot work is named.
     """
+    # Seeds and repetitions change nothing that could be refused.
+    alike = {name: values for name, values in config.sweep.items() if name != "seed"}
+    different = config.model_copy(update={"sweep": alike, "held_out": {}, "trajectories": 1})
     found: dict[str, list[int]] = {}
-    looked_at = set()
-    for k in range(0, config.runs, config.trajectories or 1):
-        run = sweep.runs(config)[k]
-        alike = run.model_copy(update={"seed": 0}).text() if "seed" in config.sweep else k
-        if alike not in looked_at:
-            looked_at.add(alike)
-            for text in _warnings(config, run, k):
-                found.setdefault(text, []).append(k)
-    warnings = [_with_runs(config, text, where) for text, where in found.items()]
+    for k, run in enumerate(sweep.runs(different)):
+        for text in _warnings(different, run, k):
+            found.setdefault(text, []).append(k)
+    warnings = [_with_runs(different, text, where) for text, where in found.items()]
     for text in warnings[:MAX_WARNINGS]:
         console.warn(text, quiet=quiet)
     if len(warnings) > MAX_WARNINGS:

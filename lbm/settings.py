@@ -8,7 +8,6 @@ came from, and the nearest key that exists.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,20 +88,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, raw
     # A line break could smuggle in further keys: then it is text, not TOML.
     return key, table["value"] if set(table) == {"value"} else raw
-
-
-def toml(table: Mapping[str, Any]) -> str:
-    """A configuration as TOML that `load_toml` reads back; what is None is left out."""
-    return "\n".join(f"{name} = {_toml_value(value)}" for name, value in table.items() if value is not None)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        pairs = (f"{name} = {_toml_value(one)}" for name, one in value.items() if one is not None)
-        return "{" + ", ".join(pairs) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(one) for one in value) + "]"
-    return json.dumps(value)  # texts, numbers and truth values are written alike in both
 
 
 def explain(error: ValidationError, model_class: type[BaseModel], origin: Mapping[str, str]) -> str:

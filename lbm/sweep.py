@@ -26,6 +26,8 @@ SWEEPABLE = (
 )  # fmt: skip
 SCALES = ("viscosity", "inflow_velocity", "reynolds", "length", "diameter")  # what Re = U L / nu is made of
 MAX_RUNS = 1_000_000
+PRIMES = (2, 3, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)  # 5 is in the golden ratio
+IRRATIONAL = ((math.sqrt(5) - 1) / 2, *(math.sqrt(prime) for prime in PRIMES))
 
 
 class Runs(Sequence["SimulateConfig"]):
@@ -107,18 +109,15 @@ def column(config: SimulateConfig, name: str) -> np.ndarray:
     if name in config.sweep:
         each = _digits(config)[list(config.sweep).index(name)]
         numbers = np.array(config.sweep[name], kind)[each]
-    elif name in SCALES[:4] and config.sweep.keys() & set(SCALES):
-        numbers = np.array([scales(config, values)[name] for values in _products(config)], kind)
+    elif name in SCALES[:4] and (part := {key: values for key, values in config.sweep.items() if key in SCALES}):
+        products = itertools.product(*part.values())
+        few = np.array([scales(config, dict(zip(part, one, strict=True)))[name] for one in products], kind)
+        digits = [digit for key, digit in zip(config.sweep, _digits(config), strict=True) if key in part]
+        numbers = few[np.ravel_multi_index(digits, [len(values) for values in part.values()])]
     else:
         value = getattr(config, name)
         numbers = np.full(combinations(config), np.nan if value is None else value, kind)
     return np.repeat(numbers, config.trajectories or 1)
-
-
-def _products(config: SimulateConfig) -> Iterator[dict[str, float]]:
-    """The values of every combination, in order."""
-    for numbers in itertools.product(*config.sweep.values()):
-        yield dict(zip(config.sweep, numbers, strict=True))
 
 
 def _digits(config: SimulateConfig) -> list[np.ndarray]:
@@ -203,17 +202,14 @@ def held_out(config: SimulateConfig) -> np.ndarray:
 def _spread_order(config: SimulateConfig, free: np.ndarray) -> np.ndarray:
     """An order of the runs `free` of which any block is spread evenly over the sweep.
 
-    The fractional parts of i . alpha with alpha_j = 1 / phi^j, phi the root of phi^(d+1) = phi + 1: the additive
-    recurrence of Roberts (2018), for d = 1 the golden ratio, whose gaps are the most even there are.
+    By the fractional part of i . alpha, alpha being irrational and independent: the golden ratio, whose gaps are the
+    most even there are, then roots of primes (Richtmyer 1951).
     """
     each = config.trajectories or 1
     digits = [np.repeat(digit, each)[free] for digit in _digits(config) if digit.max() > 0]
     if each > 1:
         digits.append(free % each)
-    phi = 2.0
-    for _ in range(60):
-        phi = (1 + phi) ** (1 / (len(digits) + 1))
-    place = sum((digit * phi ** -(j + 1) for j, digit in enumerate(digits)), np.zeros(len(free))) % 1
+    place = sum((digit * alpha for digit, alpha in zip(digits, IRRATIONAL, strict=False)), np.zeros(len(free))) % 1
     order = np.argsort(place, kind="stable")
     if len(order) < 3:
         return order
