@@ -29,6 +29,13 @@ def _main() -> None:
     """Needed so that a single command would still be named on the command line."""
 
 
+def _prepare() -> None:
+    """The widest vectors: a setting of the whole process, made by this program before anything imports numba."""
+    from lbm.vectors import prefer_wide_vectors
+
+    prefer_wide_vectors()
+
+
 app.command()(simulate)
 
 
@@ -143,10 +150,9 @@ def ensemble(
     debug: console.Debug = False,
 ) -> None:
     """Forecast with the solver itself, restarted from saved states: the ceiling of predictability."""
+    _prepare()
     from lbm.ensemble import ensemble as make
-    from lbm.vectors import prefer_wide_vectors
 
-    prefer_wide_vectors()
     made = make(
         data,
         output,
@@ -181,15 +187,12 @@ def validate(
     debug: console.Debug = False,
 ) -> None:
     """Run published cases and compare: exit code 3 when one is missed."""
-    from dataclasses import asdict
-
+    _prepare()
     from lbm.validate import table
     from lbm.validate import validate as run
-    from lbm.vectors import prefer_wide_vectors
 
-    prefer_wide_vectors()
     results = run(full=full, only=tuple(only or ()), threads=threads, page=page, quiet=quiet or as_json)
-    console.emit_json([asdict(result) for result in results]) if as_json else console.say(table(results), quiet=quiet)
+    console.emit_json([result.as_dict() for result in results]) if as_json else console.say(table(results), quiet=quiet)
     if not all(result.passed for result in results):
         raise typer.Exit(3)
 
@@ -206,11 +209,10 @@ def benchmark(
     debug: console.Debug = False,
 ) -> None:
     """Measure speed (MLUPS), memory bandwidth, and how much of the bound it sets is reached."""
+    _prepare()
     from lbm.benchmark import SIZES, table
     from lbm.benchmark import benchmark as run
-    from lbm.vectors import prefer_wide_vectors
 
-    prefer_wide_vectors()
     chosen = grids(sizes, "--sizes") if sizes else SIZES
     report = run(sizes=chosen, dtypes=names(dtypes), threads=threads, seconds=seconds)
     console.emit_json(report) if as_json else console.say(table(report))

@@ -199,10 +199,10 @@ def simulate(
         sets=sets or [],
         flags={name: flags[name] for name in SimulateConfig.model_fields if name in flags},
     )
-    from lbm import runner
     from lbm.vectors import prefer_wide_vectors
 
-    prefer_wide_vectors()  # a setting of the whole process: made by this program, not by an import
+    prefer_wide_vectors()  # a setting of the whole process, made by this program before anything imports numba
+    from lbm import runner
 
     if dry_run:
         report = runner.dry_run(settings, output, threads=threads, overwrite=overwrite, resume=resume)

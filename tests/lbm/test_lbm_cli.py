@@ -1,6 +1,7 @@
 """The command `lbm`: what it prints, what it refuses, with which exit code, and what it imports."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -46,6 +47,24 @@ def test_importing_is_cheap():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["simulate --inflow-velocity 0.9", "ensemble --from none.zarr", "validate --only none", "benchmark --sizes 0x0"],
+)
+def test_vectors_are_chosen_before_numba_is_there(arguments):
+    """Numba reads the setting when it is first imported; each of these commands compiles kernels."""
+    code = (
+        "import sys, lbm.vectors\n"
+        "lbm.vectors.prefer_wide_vectors = lambda: print('numba' in sys.modules)\n"
+        f"sys.argv = ['lbm', *{arguments.split()!r}]\n"
+        "from lbm.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["False"]
+    assert done.returncode in (2, 4), done.stderr
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
@@ -131,6 +150,22 @@ def test_dry_run_simulates_nothing(monkeypatch, capsys, tmp_path):
         (["simulate", "--reynolds", "5", "--viscosity", "0.01", "--inflow-velocity", "0.1"], 2, "contradicts"),
         (["simulate", "--threads", "0"], 2, "--threads"),
         (["simulate", "-o", "nowhere/flow.zarr"], 5, "nowhere"),
+        (["simulate", "--obstacle", "nacka:size=3"], 2, "'naca'"),
+        (["simulate", "--sweep", "viscosty=0.01,0.02"], 2, "did you mean 'viscosity'"),
+        (["simulate", "--sweep", "seed=0:4", "--sweep", "seed=5"], 2, "--sweep seed is given twice"),
+        (["simulate", "--sweep", "seed"], 2, "--sweep wants NAME=VALUES"),
+        (["simulate", "--sweep", "reynolds=100,1e6"], 2, "reynolds 1e+06: viscosity"),
+        (["simulate", "--held-out", "seed=1:2"], 2, "there is none: give --sweep"),
+        (["simulate", "--forces-every", "3"], 2, "take 2"),
+        (["simulate", "--scheduler", "slurm"], 2, "--scheduler"),
+        (["export", "none.zarr"], 4, "none.zarr does not exist"),
+        (["export", "none.zarr", "--trajectories", "a"], 2, "--trajectories"),
+        (["ensemble", "--from", "none.zarr"], 4, "none.zarr does not exist"),
+        (["ensemble", "--from", "none.zarr", "--init-times", "0.5"], 2, "--init-times"),
+        (["ensemble"], 2, "--from"),
+        (["validate", "--only", "poiseuile"], 2, "poiseuille"),
+        (["benchmark", "--sizes", "12"], 2, "--sizes: got '12'"),
+        (["benchmark", "--dtypes", "float16"], 2, "float16"),
         (["info", "none.zarr"], 4, "none.zarr does not exist"),
         (["info", "file.txt"], 4, "is a file"),
         (["info", "folder"], 4, "folder"),
@@ -147,6 +182,35 @@ def test_mistakes_are_two_lines_at_most(monkeypatch, capsys, tmp_path, arguments
     assert len(err.splitlines()) <= 2
     assert out == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file.txt", "folder"]
+
+
+def test_validation_says_by_its_exit_code_whether_all_cases_passed(monkeypatch, capsys):
+    from lbm import validate
+    from lbm.validation_result import Result
+
+    good = Result("case", "quantity", 1.0, 1.0, "source", tolerance=0.1)
+    bad = Result("case", "quantity", 2.0, 1.0, "source", tolerance=0.1)
+    for results, expected in (([good], 0), ([good, bad], 3)):
+        monkeypatch.setattr(validate, "validate", lambda results=results, **_: results)
+        code, out, _ = call(monkeypatch, capsys, "validate")
+        assert code == expected
+        assert f"{len(results) - (expected == 3)} of {len(results)} passed" in out
+        code, out, _ = call(monkeypatch, capsys, "validate", "--json")
+        assert code == expected
+        assert [one["ours"] for one in json.loads(out)] == [one.ours for one in results]
+
+
+def test_info_tells_sweep_obstacles_and_what_is_held_out(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "flow.zarr"
+    options = "--sweep reynolds=20,30,40 --held-out reynolds=25:35 --frames 2 --trajectories 1 --obstacle naca:angle=-4"
+    words = shlex.split(f"simulate --size 32x64 --diameter 6 --every 10 --warmup 1 --quiet {options}")
+    code, _, err = call(monkeypatch, capsys, *words, "-o", path)
+    assert (code, err) == (0, "")
+    _, out, _ = call(monkeypatch, capsys, "info", path)
+    assert re.search(r"reynolds +20 to 40\n", out)
+    assert re.search(r"obstacle +naca 0012 at \(16, 16\) size 6 angle -4\n", out)
+    assert re.search(r"sweep +reynolds: 3 values, 20 to 40\n", out)
+    assert re.search(r"held out +reynolds 25 to 35\n", out)
 
 
 def test_existing_output_is_kept_unless_told(monkeypatch, capsys, flow):
