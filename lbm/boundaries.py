@@ -43,39 +43,66 @@ PROFILES = ("uniform", "parabolic")
 ALIGN = 16  # in populations: rows start on a 64-byte boundary in single precision
 
 
-class Walls(NamedTuple):
-    """Links from fluid cells to obstacles, by row of the cell."""
-
-    start: np.ndarray  # (ny + 2,) row y has links start[y] .. start[y + 1]
-    index: np.ndarray  # (n, 6) target, f_i(x), second source; after an even and after an odd tick
-    weight: np.ndarray  # (n, 3) of the two sources, and the velocity term
-    exchange: np.ndarray  # (n, 4) direction i into the wall, velocity of the wall
-    body: np.ndarray  # (n,) number of the obstacle
-
-
-class Geometry(NamedTuple):
-    """Everything the kernels need to know about the domain. Indices are uint64, see `lbm.kernels`."""
+class Grid(NamedTuple):
+    """Where a cell lies in the flat array."""
 
     ny: int
     nx: int
     plane: np.uint64  # distance between two populations of a cell
     stride: np.uint64  # distance between two rows
     lead: np.uint64  # position of column 1 in its row
-    segment_start: np.ndarray  # (ny + 2,) row y has segments segment_start[y] .. segment_start[y + 1]
-    segments: np.ndarray  # (n, 2) first flat index and length of a run of fluid cells
-    link_start: np.ndarray  # (ny + 2,) links by row of their source
-    links: np.ndarray  # (n, 4) even target, even source, odd target, odd source
-    pushes: np.ndarray  # (n, 3) factors of the inlet's u and v, and a constant
-    near: Walls
-    far: Walls
-    wall_rows: tuple[int, int]  # first row with a link to an obstacle, and one past the last
-    outlet: bool
-    general: bool  # a body force, or a fourth-order rate other than 1
-    sponge: np.ndarray  # (length,) share by which the last columns are drawn to the undisturbed flow each tick
-    profile: np.ndarray  # (ny,) the undisturbed flow, in units of its mean
+
+
+class Rows(NamedTuple):
+    """Runs of fluid cells."""
+
+    start: np.ndarray  # (ny + 2,) row y has the segments start[y] .. start[y + 1]
+    segments: np.ndarray  # (n, 2) first flat index and length
+
+
+class Links(NamedTuple):
+    """Links at the edges of the domain, by row of their source."""
+
+    start: np.ndarray  # (ny + 2,)
+    index: np.ndarray  # (n, 4) even target, even source, odd target, odd source
+    push: np.ndarray  # (n, 3) factors of the inlet's u and v, and a constant
+
+
+class Walls(NamedTuple):
+    """Links from fluid cells to obstacles, by row of the cell."""
+
+    start: np.ndarray  # (ny + 2,)
+    index: np.ndarray  # (n, 6) target, f_i(x), second source; after an even and after an odd tick
+    weight: np.ndarray  # (n, 3) of the two sources, and the velocity term
+    exchange: np.ndarray  # (n, 4) direction i into the wall, velocity of the wall
+    body: np.ndarray  # (n,) number of the obstacle
+
+
+class Sponge(NamedTuple):
+    """An absorbing layer before the outlet."""
+
+    damping: np.ndarray  # (length,) share by which the last columns are drawn to the undisturbed flow each tick
+    profile: np.ndarray  # (ny,) that flow, in units of its mean
     after: np.ndarray  # (2, 9) where a collided population q lies from slot 0 of its cell, by parity
     lattice: np.ndarray  # (9, 2) velocities
     weights: np.ndarray  # (9,)
+
+
+class Geometry(NamedTuple):
+    """Everything the kernels need to know about the domain. Indices are uint64, see `lbm.kernels`.
+
+    In small tables: a kernel gets only those it needs, since numba passes each array of a tuple by value.
+    """
+
+    grid: Grid
+    rows: Rows
+    links: Links
+    near: Walls
+    far: Walls
+    sponge: Sponge
+    wall_rows: tuple[int, int]  # first row with a link to an obstacle, and one past the last
+    outlet: bool
+    general: bool  # a body force, or a fourth-order rate other than 1
 
 
 def inlet_profile(ny: int, sides: str, profile: str = "uniform") -> np.ndarray:
@@ -118,36 +145,28 @@ def geometry(
     plane += (144 - plane) % 1024  # nine streams a multiple of 4 KiB apart evict each other from the cache
     flat, factors = _Flat(plane, stride, lead), inlet_profile(ny, sides, profile)
     domain = _Domain(bodies, sides, ends)
-    link_row, links, pushes = _links(domain, flat, factors, side_velocity)
-    order = np.argsort(link_row, kind="stable")
-    segment_row, segments = _segments(bodies >= 0, flat)
-    near, far, rows = _walls(domain, flat, obstacles, interpolated, dtype)
+    near, far, wall_rows = _walls(domain, flat, obstacles, interpolated, dtype)
     q = np.arange(Q)
     return Geometry(
-        ny=ny,
-        nx=nx,
-        plane=np.uint64(plane),
-        stride=np.uint64(stride),
-        lead=np.uint64(lead),
-        segment_start=np.searchsorted(segment_row, np.arange(ny + 2)).astype(np.uint64),
-        segments=segments.astype(np.uint64),
-        link_start=np.searchsorted(link_row[order], np.arange(ny + 2)).astype(np.uint64),
-        links=links[order].astype(np.uint64),
-        pushes=pushes[order].astype(dtype),
+        grid=Grid(ny, nx, np.uint64(plane), np.uint64(stride), np.uint64(lead)),
+        rows=_segments(bodies >= 0, flat),
+        links=_links(domain, flat, factors, side_velocity, dtype),
         near=near,
         far=far,
-        wall_rows=rows,
+        sponge=Sponge(
+            damping=sponge(sponge_length).astype(dtype),
+            profile=factors[:, 0].astype(dtype),
+            after=np.stack([OPPOSITE * plane, q * plane + CY * stride + CX]).astype(np.uint64),
+            lattice=np.stack([CX, CY], axis=1),
+            weights=W.astype(dtype),
+        ),
+        wall_rows=wall_rows,
         outlet=ends == "open",
         general=general,
-        sponge=sponge(sponge_length).astype(dtype),
-        profile=factors[:, 0].astype(dtype),
-        after=np.stack([OPPOSITE * plane, q * plane + CY * stride + CX]).astype(np.uint64),
-        lattice=np.stack([CX, CY], axis=1),
-        weights=W.astype(dtype),
     )
 
 
-def populations(f: np.ndarray, g: Geometry, tick: int) -> np.ndarray:
+def populations(f: np.ndarray, g: Grid, tick: int) -> np.ndarray:
     """Array (9, ny, nx) of the populations that wait for a tick: a view at even ticks, a copy at odd ones."""
     rows = _rows(f, g)
     if tick % 2 == 0:
@@ -155,7 +174,7 @@ def populations(f: np.ndarray, g: Geometry, tick: int) -> np.ndarray:
     return np.stack([rows[_odd_slot(g, q)] for q in range(Q)])
 
 
-def set_populations(f: np.ndarray, g: Geometry, tick: int, values: np.ndarray) -> None:
+def set_populations(f: np.ndarray, g: Grid, tick: int, values: np.ndarray) -> None:
     """Put populations (9, ny, nx) where the tick expects them."""
     rows = _rows(f, g)
     for q in range(Q):
@@ -163,12 +182,12 @@ def set_populations(f: np.ndarray, g: Geometry, tick: int, values: np.ndarray) -
         rows[here if tick % 2 == 0 else _odd_slot(g, q)] = values[q]
 
 
-def _rows(f: np.ndarray, g: Geometry) -> np.ndarray:
+def _rows(f: np.ndarray, g: Grid) -> np.ndarray:
     stride = int(g.stride)
     return f.reshape(Q, int(g.plane))[:, : (g.ny + 2) * stride].reshape(Q, g.ny + 2, stride)
 
 
-def _odd_slot(g: Geometry, q: int) -> tuple[int, slice, slice]:
+def _odd_slot(g: Grid, q: int) -> tuple[int, slice, slice]:
     """Slot -c_q at x - c_q, for every cell."""
     y, x = 1 - CY[q], int(g.lead) - CX[q]
     return int(OPPOSITE[q]), slice(y, y + g.ny), slice(x, x + g.nx)
@@ -202,7 +221,11 @@ class _Domain:
         y = {"mode": "wrap"} if sides == "periodic" else {"mode": "edge"} if sides == "free-slip" else fluid
         halo = np.pad(bodies, ((1, 1), (0, 0)), **y)
         self.halo = np.pad(halo, ((0, 0), (1, 1)), **({"mode": "wrap"} if ends == "periodic" else fluid))
-        self.y, self.x = np.nonzero(bodies < 0)
+        rim, solid = np.zeros(bodies.shape, bool), self.halo >= 0
+        rim[[0, -1]] = rim[:, [0, -1]] = True
+        for q in range(1, Q):
+            rim |= solid[1 - CY[q] : 1 - CY[q] + self.ny, 1 - CX[q] : 1 - CX[q] + self.nx]
+        self.y, self.x = np.nonzero(rim & (bodies < 0))  # only cells at an edge or beside an obstacle have links
 
     def inside(self, y, x):
         return (y >= 0) & (y < self.ny) & (x >= 0) & (x < self.nx)
@@ -219,18 +242,18 @@ class _Domain:
 
 
 def _segments(solid, flat):
-    """Runs of fluid cells: their row (from 1) and (first flat index of population 0, length)."""
     rows, runs = [], []
     for y, row in enumerate(solid):
         edges = np.flatnonzero(np.diff(np.r_[True, row, True].astype(int)))
         for first, last in edges.reshape(-1, 2):
             rows.append(y + 1)
             runs.append((flat(0, y, first), last - first))
-    return np.array(rows, int), np.array(runs, int).reshape(-1, 2)
+    start = np.searchsorted(rows, np.arange(len(solid) + 2))
+    return Rows(start.astype(np.uint64), np.array(runs, np.uint64).reshape(-1, 2))
 
 
-def _links(domain, flat, profile, side_velocity):
-    """All links but those to obstacles: row of the source (from 1), the two index pairs, the velocity factors."""
+def _links(domain, flat, profile, side_velocity, dtype):
+    """All links but those to obstacles."""
     ny, nx, y, x, collected = domain.ny, domain.nx, domain.y, domain.x, []
     for q in range(1, Q):
         from_y, from_x = y - CY[q], x - CX[q]
@@ -258,7 +281,10 @@ def _links(domain, flat, profile, side_velocity):
         )
         take = missing & ~outlet
         collected.append((source_y[take] + 1, pairs[take], push[take]))
-    return tuple(np.concatenate(parts) for parts in zip(*collected, strict=True))
+    row, index, push = (np.concatenate(parts) for parts in zip(*collected, strict=True))
+    order = np.argsort(row, kind="stable")
+    start = np.searchsorted(row[order], np.arange(ny + 2))
+    return Links(start.astype(np.uint64), index[order].astype(np.uint64), push[order].astype(dtype))
 
 
 def _walls(domain, flat, obstacles, interpolated, dtype):

@@ -116,7 +116,7 @@ class Simulation:
         self._half_force = np.array(p.body_force, p.dtype) / 2
         self._rates = np.array([*rates, *self._half_force], p.dtype)
         self._outlet = np.array([SOUND_SPEED, OUTLET_GAIN], p.dtype)
-        self._f = aligned_zeros(9 * int(self._geometry.plane), p.dtype)
+        self._f = aligned_zeros(9 * int(self._geometry.grid.plane), p.dtype)
         self._held = np.zeros(2)
         self._partial = np.zeros((2, p.ny + 2, max(1, len(p.obstacles)), 2))
         self._moments = np.empty((3, p.ny, p.nx), p.dtype)
@@ -129,7 +129,7 @@ class Simulation:
         half = self._half_force.astype(float)
         populations = equilibrium(density, velocity_x, velocity_y) - W[:, None, None]
         populations -= (3 * W * (CX * half[0] + CY * half[1]))[:, None, None]
-        boundaries.set_populations(self._f, self._geometry, 0, populations)
+        boundaries.set_populations(self._f, self._geometry.grid, 0, populations)
         self.tick, self._moments_tick, self._inflow = 0, -1, Inflow(self.parameters)
         self._held[:] = 0
 
@@ -188,7 +188,7 @@ class Simulation:
         "tick" (); "populations" (9, ny, nx), deviations from the weights, before the collision of that tick, 0 inside
         obstacles; "outlet" (2,) what the outlet holds for two ticks; "noise" (2,) of the inflow.
         """
-        populations = boundaries.populations(self._f, self._geometry, self.tick).copy()
+        populations = boundaries.populations(self._f, self._geometry.grid, self.tick).copy()
         populations[:, self.solid] = 0
         return {
             "tick": np.array(self.tick, np.int64),
@@ -219,9 +219,13 @@ class Simulation:
             self.parameters = replace(self.parameters, seed=seed)
             self._inflow = Inflow(self.parameters)
         self.tick = int(state["tick"])
-        boundaries.set_populations(self._f, self._geometry, self.tick, state["populations"])
+        boundaries.set_populations(self._f, self._geometry.grid, self.tick, state["populations"])
         self._held[:], self._inflow.noise[:] = state["outlet"], state["noise"]
         self._moments_tick = -1
+
+    def finite(self) -> bool:
+        """A glance: False when one in 61 values is not finite, which a NaN, spreading a cell per tick, soon hits."""
+        return bool(np.isfinite(self._f[::61]).all())
 
     def check(self) -> None:
         """Raise NumericalError when the flow has diverged or is about to: not finite, too fast, mass drifting."""
@@ -242,13 +246,13 @@ class Simulation:
 
     def _update_moments(self) -> np.ndarray:
         if self._moments_tick != self.tick:
-            kernels.moments(self._f, self._geometry, self._offsets(), self.solid, self._half_force, self._moments)
+            kernels.moments(self._f, self._geometry.grid, self._offsets(), self.solid, self._half_force, self._moments)
             self._moments_tick = self.tick
         return self._moments
 
     def _offsets(self) -> np.ndarray:
         """Where population q waits for the next tick: in its own slot, or in slot -c_q at x - c_q."""
-        plane, stride = int(self._geometry.plane), int(self._geometry.stride)
+        plane, stride = int(self._geometry.grid.plane), int(self._geometry.grid.stride)
         q = np.arange(Q)
         odd = OPPOSITE * plane - CY * stride - CX
         return (odd if self.tick % 2 else q * plane).astype(np.uint64)

@@ -131,62 +131,62 @@ def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, rates, genera
 
 
 @njit(**OPTIONS)
-def even_row(f, g, y, rates):
+def even_row(f, g, rows, y, rates):
     """Even tick of the fluid cells of row y: every population in its own slot."""
     n = g.plane
-    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
-        i = g.segments[k, 0]
+    for k in range(rows.start[y], rows.start[y + U(1)]):
+        i = rows.segments[k, 0]
         collide_segment(
             f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
-            i + U(8) * n, g.segments[k, 1], rates, False,
+            i + U(8) * n, rows.segments[k, 1], rates, False,
         )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def odd_row(f, g, y, rates):
+def odd_row(f, g, rows, y, rates):
     """Odd tick of row y: population q from slot -c_q of the cell it comes from."""
     n, s = g.plane, g.stride
-    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
-        i = g.segments[k, 0]
+    for k in range(rows.start[y], rows.start[y + U(1)]):
+        i = rows.segments[k, 0]
         collide_segment(
             f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
             i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-            g.segments[k, 1], rates, False,
+            rows.segments[k, 1], rates, False,
         )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def general_even_row(f, g, y, rates):
+def general_even_row(f, g, rows, y, rates):
     """`even_row` with body force and a fourth-order rate."""
     n = g.plane
-    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
-        i = g.segments[k, 0]
+    for k in range(rows.start[y], rows.start[y + U(1)]):
+        i = rows.segments[k, 0]
         collide_segment(
             f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
-            i + U(8) * n, g.segments[k, 1], rates, True,
+            i + U(8) * n, rows.segments[k, 1], rates, True,
         )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def general_odd_row(f, g, y, rates):
+def general_odd_row(f, g, rows, y, rates):
     """`odd_row` with body force and a fourth-order rate."""
     n, s = g.plane, g.stride
-    for k in range(g.segment_start[y], g.segment_start[y + U(1)]):
-        i = g.segments[k, 0]
+    for k in range(rows.start[y], rows.start[y + U(1)]):
+        i = rows.segments[k, 0]
         collide_segment(
             f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
             i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-            g.segments[k, 1], rates, True,
+            rows.segments[k, 1], rates, True,
         )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def follow_links(f, g, y, parity, inflow):
-    """Boundary links whose source lies in row y, after that row's collision; parity 0 is an even tick."""
+def follow_links(f, links, y, parity, u, v):
+    """Links at the edges whose source lies in row y, after that row's collision; parity 0 is an even tick."""
     target, source = U(2) * parity, U(2) * parity + U(1)
-    for k in range(g.link_start[y], g.link_start[y + U(1)]):
-        push = g.pushes[k, 0] * inflow[0] + g.pushes[k, 1] * inflow[1] + g.pushes[k, 2]
-        f[g.links[k, target]] = f[g.links[k, source]] + push
+    for k in range(links.start[y], links.start[y + U(1)]):
+        push = links.push[k, 0] * u + links.push[k, 1] * v + links.push[k, 2]
+        f[links.index[k, target]] = f[links.index[k, source]] + push
 
 
 @njit(**OPTIONS)
@@ -208,24 +208,24 @@ def follow_walls(f, walls, y, parity, partial):
 
 
 @njit(**OPTIONS)
-def absorb(f, g, y, parity, speed):
+def absorb(f, g, sponge, y, parity, speed):
     """Sponge: draw the last cells of row y towards the undisturbed flow, after their collision."""
-    real, length = f.dtype.type, g.sponge.size
-    u = speed * g.profile[y - U(1)]
+    real, length = f.dtype.type, sponge.damping.size
+    u = speed * sponge.profile[y - U(1)]
     base = y * g.stride + g.lead + U(g.nx - length)
     for q in range(9):
         along = real(2 / 3) - u * u
-        if g.lattice[q, 0] != 0:
-            along = real(1 / 6) + real(g.lattice[q, 0]) * real(0.5) * u + real(0.5) * u * u
-        across = real(2 / 3) if g.lattice[q, 1] == 0 else real(1 / 6)
-        target = along * across - g.weights[q]
-        i = base + g.after[parity, q]
+        if sponge.lattice[q, 0] != 0:
+            along = real(1 / 6) + real(sponge.lattice[q, 0]) * real(0.5) * u + real(0.5) * u * u
+        across = real(2 / 3) if sponge.lattice[q, 1] == 0 else real(1 / 6)
+        target = along * across - sponge.weights[q]
+        i = base + sponge.after[parity, q]
         for x in range(U(length)):
-            f[i + x] += g.sponge[x] * (target - f[i + x])
+            f[i + x] += sponge.damping[x] * (target - f[i + x])
 
 
 @njit(**OPTIONS)
-def outlet_absorption(f, g, speed, outlet, held):
+def outlet_absorption(f, g, speed, absorption, held):
     """What the outlet's plane sound wave and mean pressure ask for, held for two ticks (even layout).
 
     A convective outlet, d_t f + U d_x f = 0, lets eddies go but throws back a fifth of a sound wave, which leaves at
@@ -244,8 +244,8 @@ def outlet_absorption(f, g, speed, outlet, held):
         momentum += f[i + n] + f[i + U(5) * n] + f[i + U(8) * n] - f[i + U(3) * n] - f[i + U(6) * n] - f[i + U(7) * n]
         for q in range(U(9)):
             density += f[i + q * n]
-    sound = outlet[0]
-    pull = outlet[1] * (momentum / g.ny - speed - (speed + sound) * density / g.ny)
+    sound = absorption[0]
+    pull = absorption[1] * (momentum / g.ny - speed - (speed + sound) * density / g.ny)
     held[0] = sound * axis / g.ny + pull * 2 / 3
     held[1] = sound * diagonal / g.ny / 2 + pull / 6
 
@@ -336,86 +336,92 @@ def meet(progress, band, bands):
 
 
 @njit(**OPTIONS)
-def tick_row(f, g, y, parity, rates, held, inflow, partial):
-    """One tick of row y, with the boundaries that depend on this row alone."""
-    real = f.dtype.type
-    out3, out6, out7 = real(0), real(0), real(0)
-    if g.outlet:
-        out3, out6, out7 = outlet_row(f, g, y, parity, inflow[2])
-    if g.general:
-        if parity == 0:
-            general_even_row(f, g, y, rates)
-        else:
-            general_odd_row(f, g, y, rates)
-    elif parity == 0:
-        even_row(f, g, y, rates)
-    else:
-        odd_row(f, g, y, rates)
-    if g.sponge.size:
-        absorb(f, g, y, parity, inflow[2])
-    if g.outlet:
-        set_outlet(f, g, y, parity, out3 + real(held[0]), out6 + real(held[1]), out7 + real(held[1]))
-    follow_links(f, g, y, parity, inflow)
-    follow_walls(f, g.near, y, parity, partial)
-
-
-@njit(**OPTIONS)
-def collect(g, partial, parity, force):
+def collect(first, last, partial, parity, forces, t):
     """Sum the rows' forces of a tick in the order of the rows, so that bands do not matter; clears `partial`."""
-    for y in range(g.wall_rows[0], g.wall_rows[1]):
-        for body in range(force.shape[0]):
+    for y in range(first, last):
+        for body in range(forces.shape[1]):
             for axis in range(2):
-                force[body, axis] += partial[parity, y, body, axis]
+                forces[t, body, axis] += partial[parity, y, body, axis]
                 partial[parity, y, body, axis] = 0.0
 
 
 @njit(**OPTIONS)
-def advance(f, held, g, rates, outlet, inflow, tick, forces, partial, band, bands, progress):
+def advance(f, held, geometry, rates, absorption, inflow, tick, forces, partial, band, bands, progress):
     """Advance by len(inflow) ticks from tick `tick`; the same bits however the ticks are split into calls or bands.
 
     f: flat populations (dtype of everything here); held: (2,) from `outlet_absorption`; rates as in `collide`;
-    outlet: (speed of sound, gain of the pull); inflow: (ticks, 3) inlet velocity and the outlet's convection speed;
+    absorption: (speed of sound, gain of the pull); inflow: (ticks, 3) inlet velocity and the outlet's convection speed;
     forces: (ticks, bodies, 2) out; partial: (2, ny + 2, bodies, 2) zeros.
     Each of `bands` threads calls this with its number `band` for its share of the rows. The first and the last odd row
     of a band come last, when the even rows across the border (or across a periodic side) are done; links whose sources
-    lie in two rows (`g.far`) are followed before the row they lead to collides again.
+    lie in two cells (`far`) are followed before the row they lead to collides again.
     """
-    ny = g.ny
-    low, high = 1 + band * ny // bands, 1 + (band + 1) * ny // bands
+    # every table once into a variable of its own: numba counts references whenever it takes one out of a tuple
+    real, g, rows, links = f.dtype.type, geometry.grid, geometry.rows, geometry.links
+    near, far, sponge, (first_wall, last_wall) = geometry.near, geometry.far, geometry.sponge, geometry.wall_rows
+    outlet, general, absorbing = geometry.outlet, geometry.general, sponge.damping.size > 0
+    low, high = 1 + band * g.ny // bands, 1 + (band + 1) * g.ny // bands
     done, ticks = 0, inflow.shape[0]
     while done < ticks:
         with_even = (tick + done) % 2 == 0
         with_odd = not with_even or done + 1 < ticks
         now, later = done, done + 1 if with_even else done
-        if band == 0 and with_even and g.outlet:
-            outlet_absorption(f, g, inflow[now, 2], outlet, held)
+        if band == 0 and with_even and outlet:
+            outlet_absorption(f, g, inflow[now, 2], absorption, held)
         if not meet(progress, band, bands):
             return
-        for step in range(low, high + 1):
-            if with_even and step < high:
-                tick_row(f, g, U(step), U(0), rates, held, inflow[now], partial)
-            if with_odd and low + 1 < step < high:
-                if with_even:
-                    follow_walls(f, g.far, U(step - 1), U(0), partial)
-                tick_row(f, g, U(step - 1), U(1), rates, held, inflow[later], partial)
+        held3, held6 = real(held[0]), real(held[1])
+        out3, out6, out7 = held3, held6, held6
+        # Each step an even row and the odd row before it, but those at the edges of the band, which come last.
+        for turn in range(2 * low, 2 * high + 4):
+            parity, row, t = turn % 2, turn // 2, now
+            if parity == 0:
+                if not with_even or row >= high:
+                    continue
+            else:
+                row, t = row - 1, later
+                if row == high - 1:
+                    row = low
+                    if not meet(progress, band, bands):
+                        return
+                elif row == high:
+                    row = high - 1
+                elif row <= low:
+                    continue
+                if not with_odd:
+                    continue
+            y, side, speed = U(row), U(parity), inflow[t, 2]
+            walled = first_wall <= row < last_wall
+            if walled and with_even and parity == 1:
+                follow_walls(f, far, y, U(0), partial)
+            if outlet:
+                out3, out6, out7 = outlet_row(f, g, y, side, speed)
+            if general:
+                if parity == 0:
+                    general_even_row(f, g, rows, y, rates)
+                else:
+                    general_odd_row(f, g, rows, y, rates)
+            elif parity == 0:
+                even_row(f, g, rows, y, rates)
+            else:
+                odd_row(f, g, rows, y, rates)
+            if absorbing:
+                absorb(f, g, sponge, y, side, speed)
+            if outlet:
+                set_outlet(f, g, y, side, out3 + held3, out6 + held6, out7 + held6)
+            follow_links(f, links, y, side, inflow[t, 0], inflow[t, 1])
+            if walled:
+                follow_walls(f, near, y, side, partial)
         if not meet(progress, band, bands):
             return
-        if with_odd:
-            for y in (low, high - 1):
-                if with_even:
-                    follow_walls(f, g.far, U(y), U(0), partial)
-                tick_row(f, g, U(y), U(1), rates, held, inflow[later], partial)
-            if not meet(progress, band, bands):
-                return
-        for y in range(low, high):
-            follow_walls(f, g.far, U(y), U(1) if with_odd else U(0), partial)
+        for row in range(max(low, first_wall), min(high, last_wall)):
+            follow_walls(f, far, U(row), U(1) if with_odd else U(0), partial)
         if not meet(progress, band, bands):
             return
-        if band == 0:
-            if with_even:
-                collect(g, partial, 0, forces[now])
-            if with_odd:
-                collect(g, partial, 1, forces[later])
+        if band == 0 and with_even:
+            collect(first_wall, last_wall, partial, 0, forces, now)
+        if band == 0 and with_odd:
+            collect(first_wall, last_wall, partial, 1, forces, later)
         done = later + 1 if with_odd else done + 1
 
 

@@ -187,7 +187,7 @@ def test_hot_loop_is_vector_code(kernel, dtype, suffix):
     p = replace(SMALL, dtype=dtype)
     g = Simulation(p)._geometry
     fresh = numba.njit(kernel.py_func, **{**kernels.OPTIONS, "cache": False})  # a cached one has no assembly
-    fresh(np.zeros(9 * int(g.plane), dtype), g, np.uint64(3), np.ones(6, dtype))
+    fresh(np.zeros(9 * int(g.grid.plane), dtype), g.grid, g.rows, np.uint64(3), np.ones(6, dtype))
     assembly = fresh.inspect_asm(fresh.signatures[0])
     # a collision makes some 80 additions, subtractions and multiplications: all of them on [xyz]mm vectors
     packed = re.findall(rf"\bv?(?:add|sub|mul|fn?m(?:add|sub)\d+){suffix}\b", assembly)
