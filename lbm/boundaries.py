@@ -8,7 +8,7 @@ population r of a fluid cell, plus a velocity term:
 
     no-slip side or end    r = -c_q          of the cell itself (half-way bounce-back)
     moving side            the same          + 6 w_q c_q . u     (Ladd 1994, J. Fluid Mech. 271, eq. 3.3, rho = 1)
-    velocity inlet         the same, with the velocity of the tick
+    velocity inlet         the same, with the velocity of the tick where the link crosses the inlet
     free-slip side         r = mirror of q   of the neighbour along the wall
     periodic               r = q             of the wrapped neighbour
 
@@ -106,16 +106,24 @@ class Geometry(NamedTuple):
 
 
 def inlet_profile(ny: int, sides: str, profile: str = "uniform") -> np.ndarray:
-    """Factors (ny, 2) of the inlet's u and v, those of u with mean exactly 1.
+    """Factors (2 ny + 1, 2) of the inlet's u and v, every half row from the lower side to the upper one.
 
-    "uniform" or "parabolic" (0 on the walls, half a cell outside). v dies off towards sides that let nothing through.
+    "uniform" or "parabolic", the latter 0 on the walls; v dies off towards sides that let nothing through. Cell j has
+    its centre at 2 j + 1. The links of a cell cross the inlet there and half a row above and below; were all given
+    the velocity of the centre, a sheared inflow would let in a transverse velocity of the order of its shear. Scaled
+    so that exactly U ny enters each tick (the corner links of no-slip sides are theirs, not the inlet's).
     """
-    s = (np.arange(ny) + 0.5) / ny
-    factors, parabola = np.ones((ny, 2)), 4 * s * (1 - s)
+    s = np.arange(2 * ny + 1) / (2 * ny)
+    factors, parabola = np.ones((2 * ny + 1, 2)), 4 * s * (1 - s)
     if sides != "periodic":
         factors[:, 1] = parabola
     if profile == "parabolic":
-        factors[:, 0] = parabola / parabola.mean()
+        factors[:, 0] = 1.5 * parabola
+    u = factors[:, 0]
+    entering = 2 / 3 * u[1::2].sum() + (u[0:-1:2].sum() + u[2::2].sum()) / 6
+    if sides == "no-slip":
+        entering -= (u[0] + u[-1]) / 6
+    factors[:, 0] *= ny / entering
     return factors
 
 
@@ -155,7 +163,7 @@ def geometry(
         far=far,
         sponge=Sponge(
             damping=sponge(sponge_length).astype(dtype),
-            profile=factors[:, 0].astype(dtype),
+            profile=factors[1::2, 0].astype(dtype),
             after=np.stack([OPPOSITE * plane, q * plane + CY * stride + CX]).astype(np.uint64),
             lattice=np.stack([CX, CY], axis=1),
             weights=W.astype(dtype),
@@ -269,7 +277,7 @@ def _links(domain, flat, profile, side_velocity, dtype):
         source_y = np.where(bounced | slip, y, from_y % ny)
         source_x = np.where(bounced, x, from_x % nx)
         push = np.zeros((y.size, 3))
-        push[:, :2] = 6 * W[q] * np.array([CX[q], CY[q]]) * profile[y] * inlet[:, None]
+        push[:, :2] = 6 * W[q] * np.array([CX[q], CY[q]]) * profile[2 * y + 1 - CY[q]] * inlet[:, None]
         push[:, 2] = 6 * W[q] * CX[q] * np.where(from_y < 0, side_velocity[0], side_velocity[1]) * side
         pairs = np.stack(
             [

@@ -273,7 +273,7 @@ def _start(p: FlowParameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if p.ends != "open" or p.startup > 0:
         return rest + 1, rest, rest
     u, v = obstacles.parted_flow(p.obstacles, p.ny, p.nx)
-    speed = p.inflow_velocity * boundaries.inlet_profile(p.ny, p.sides, p.profile)[:, :1]
+    speed = p.inflow_velocity * boundaries.inlet_profile(p.ny, p.sides, p.profile)[1::2, :1]
     return rest + 1, speed * u, speed * v
 
 

@@ -77,7 +77,7 @@ class Flow(NamedTuple):
     sides: str
     ends: str
     side_velocity: tuple[float, float]
-    profile: np.ndarray  # (ny, 2) factors of u and v along the inlet
+    profile: np.ndarray  # (2 ny + 1, 2) factors of u and v along the inlet, every half row
     rates: tuple[float, float, float, float]
     force: tuple[float, float]
     sponge: np.ndarray  # (length,)
@@ -90,9 +90,9 @@ def step(f, flow, *, inflow=(0.0, 0.0, 0.0), absorbed=None):
     last even tick.
     """
     post, solid = collide(f, flow.rates, flow.force), flow.body >= 0
-    length = flow.sponge.size
+    ny, length = len(solid), flow.sponge.size
     if length:
-        calm = equilibrium(1.0, inflow[2] * flow.profile[:, 0], np.zeros(len(solid)))[:, :, None]
+        calm = equilibrium(1.0, inflow[2] * flow.profile[1::2, 0], np.zeros(ny))[:, :, None]
         post[:, :, -length:] += flow.sponge * (calm - post[:, :, -length:])
     new, forces = np.empty_like(f), np.zeros((max(1, flow.body.max() + 1), 2))
     pad = _halo(flow)
@@ -106,7 +106,8 @@ def step(f, flow, *, inflow=(0.0, 0.0, 0.0), absorbed=None):
             inner = inner if end is not None else slice(None)
             new[q, edge, inner] = np.roll(post[MIRROR_Y[q], edge], CX[q])[inner]
         if CX[q] == 1 and flow.ends == "open":
-            push = CX[q] * inflow[0] * flow.profile[:, 0] + CY[q] * inflow[1] * flow.profile[:, 1]
+            there = flow.profile[1 - CY[q] : 2 * ny + 1 - CY[q] : 2]  # where the links cross the inlet
+            push = CX[q] * inflow[0] * there[:, 0] + CY[q] * inflow[1] * there[:, 1]
             new[q, :, 0] = post[OPPOSITE[q], :, 0] + 6 * W[q] * push
         if CX[q] == -1 and flow.ends == "open":
             speed = inflow[2]

@@ -7,21 +7,27 @@ import pytest
 
 from lbm.errors import DataError, NumericalError, UsageError
 from lbm.flow import FIELDS, FlowParameters, Simulation, check_parameters
+from lbm.obstacles import Obstacle
 
 NOISY = FlowParameters(noise_streamwise=0.06, noise_transverse=0.2, seed=5)
+
+
+def cylinder(x=24.0, y=32.0, diameter=12.0, **options):
+    return {"obstacles": (Obstacle("cylinder", (x, y), diameter), *options.pop("others", ())), **options}
+
 
 REFUSED = {
     "Mach number 0.35": {"inflow_velocity": 0.2},
     "Mach number 0.72 expected": {"inflow_velocity": 0.14, "noise_transverse": 0.3, "viscosity": 0.01},
     "too low for this grid": {"viscosity": 1e-4},
     "too high for an explicit lattice": {"bulk_viscosity": 2.0},
-    "2 cells from the inlet": {"centre": (4.0, 32.0)},
-    "4 from the outlet": {"centre": (125.0, 32.0)},
-    "inside the 64 cells": {"centre": (24.0, 60.0)},
-    "has no shape": {"diameter": 2.0},
-    "of the channel": {"diameter": 40.0, "centre": (40.0, 32.0)},
-    "wanted one of none, cylinder": {"obstacle": "hexagon"},
-    "wanted one of periodic": {"sides": "no-slip"},
+    "2 cells from the inlet": cylinder(4.0),
+    "4 from the outlet": cylinder(125.0),
+    "inside the 64 cells": cylinder(y=60.0),
+    "has no shape": cylinder(diameter=2.0),
+    "of the channel": cylinder(40.0, 32.0, 40.0),
+    "wanted one of cylinder": {"obstacles": (Obstacle("hexagon", (24.0, 32.0), 12.0),)},
+    "wanted one of periodic": {"sides": "sticky"},
     "wanted one of float32": {"dtype": "float16"},
     "ny is 2, wanted at least 8": {"ny": 2},
     "viscosity is nan": {"viscosity": float("nan")},
@@ -30,6 +36,23 @@ REFUSED = {
     "noise_transverse is -1": {"noise_transverse": -1},
     "turn the flow back": {"noise_streamwise": 0.9},
     "seed is -1": {"seed": -1},
+    "wanted one of open, periodic, walls": {"ends": "closed"},
+    "wanted one of uniform, parabolic": {"profile": "linear"},
+    "wanted one of mrt, trt, bgk, regularised": {"collision": "srt"},
+    "wanted one of interpolated, half-way": {"walls": "curved"},
+    "wanted one of convective, sponge": {"outlet": "pressure"},
+    "body_force is .*wanted two numbers": {"body_force": (float("inf"), 0.0)},
+    "needs no-slip sides": {"side_velocity": (0.0, 0.1)},
+    "a parabolic inlet needs no-slip sides": {"profile": "parabolic"},
+    "Mach number 0.35 of a side": {"sides": "no-slip", "side_velocity": (0.0, 0.2), "viscosity": 0.01},
+    "is a property of the inlet": {"ends": "periodic", "noise_transverse": 0.1},
+    "a sponge needs an outlet": {"ends": "walls", "outlet": "sponge"},
+    "leaves too little": {"outlet": "sponge", "sponge_length": 100},
+    "reaches into the sponge": cylinder(90.0, outlet="sponge", sponge_length=40),
+    "one rate for both viscosities": {"collision": "bgk", "viscosity": 0.02},
+    "collision 'bgk'.*or choose --collision mrt": {"collision": "bgk", "viscosity": 0.002, "bulk_viscosity": 0.002},
+    "lambda fixes the third-order rate": {"collision": "regularised", "lambda_": 0.25},
+    "lambda_ is 0": {"lambda_": 0.0},
 }
 
 
@@ -45,7 +68,7 @@ def test_settings_that_cannot_work_are_refused_with_the_reason(message):
         ({}, None),
         ({"inflow_velocity": 0.15, "viscosity": 0.01}, "Mach number 0.26"),
         ({"viscosity": 0.0015}, "per cell"),
-        ({"diameter": 20.0}, "31% of the channel"),
+        (cylinder(diameter=20.0), "31% of the channel"),
     ],
 )
 def test_doubtful_settings_are_warned_of(options, warning):
@@ -67,7 +90,7 @@ def test_fields_are_float32_frames_with_the_obstacle_at_rest():
 
 
 def test_vorticity_of_solid_rotation_is_twice_the_rate():
-    simulation, rate = Simulation(FlowParameters(obstacle="none", ny=32, nx=48, dtype="float64")), 1e-3
+    simulation, rate = Simulation(FlowParameters(obstacles=(), ny=32, nx=48, dtype="float64")), 1e-3
     y, x = np.mgrid[:32, :48].astype(float)
     simulation.set_flow(np.ones((32, 48)), -rate * (y - 15.5), rate * (x - 23.5))
     vorticity = simulation.fields(["vorticity"])["vorticity"]
@@ -142,7 +165,7 @@ def test_trajectories_differ_and_seeds_repeat():
 
 
 def test_symmetric_set_up_sheds_because_of_the_pulse():
-    p = FlowParameters(centre=(24.0, 31.5), dtype="float64", sides="free-slip")
+    p = FlowParameters(**cylinder(y=31.5), dtype="float64", sides="free-slip")
     simulation = Simulation(p)
     simulation.advance(12_000)
     v = simulation.fields(["velocity_y"])["velocity_y"]
