@@ -50,7 +50,7 @@ REFUSED = {
     "leaves too little": {"outlet": "sponge", "sponge_length": 100},
     "reaches into the sponge": cylinder(90.0, outlet="sponge", sponge_length=40),
     "one rate for both viscosities": {"collision": "bgk", "viscosity": 0.02},
-    "collision 'bgk'.*or choose --collision mrt": {"collision": "bgk", "viscosity": 0.002, "bulk_viscosity": 0.002},
+    "collision 'bgk'.*or choose --collision mrt": {"collision": "bgk", "viscosity": 0.001, "bulk_viscosity": 0.001},
     "lambda fixes the third-order rate": {"collision": "regularised", "lambda_": 0.25},
     "lambda_ is 0": {"lambda_": 0.0},
 }
