@@ -53,7 +53,7 @@ def ensemble(
 ) -> Path:
     """Forecast the dataset `data` by the solver that made it, into the store `output`; returns `output`.
 
-    Every trajectory of `split` (None: all) is forecast `lead` frames ahead from every saved state that has so many
+    Every trajectory of `split` (or "all") is forecast `lead` frames ahead from every saved state that has so many
     frames after it, or from the `init_times` among them. With `noise` a member has inflow noise of its own after the
     state; `perturb` disturbs the states, see `lbm.perturbation`, with a root mean square velocity of so many U.
     `threads` members run at the same time (default: one per core), to the same bits; `resume` completes an unfinished

@@ -122,7 +122,7 @@ class Truth:
 
     def _runs(self, split: str | None) -> list[int]:
         splits = self.opened["split"].values.tolist()
-        runs = [k for k, name in enumerate(splits) if split in (None, name)]
+        runs = [k for k, name in enumerate(splits) if split in (None, "all", name)]
         if not runs:
             raise UsageError(f"{self.path} has no trajectory for {split!r}: choose from {', '.join(sorted({*splits}))}")
         return runs

@@ -106,6 +106,10 @@ def test_members_are_the_same_in_any_company(flow, forecast, tmp_path):
     part = forecast.sel(init_time=[8], member=[0, 1], lead_time=[1, 2, 3])
     for name in FIELDS:
         np.testing.assert_array_equal(dataset.open_dataset(alone)[name].values, part[name].values)
+    every = ensemble(flow, tmp_path / "all.zarr", members=2, lead=3, init_times=[8], split="all", quiet=True)
+    with_training = dataset.open_dataset(every)["vorticity"]
+    assert with_training["trajectory"].values.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(with_training[1:].values, part["vorticity"].values)
     other = ensemble(flow, tmp_path / "seed.zarr", members=2, lead=3, init_times=[8], seed=1, quiet=True)
     assert not np.array_equal(dataset.open_dataset(other)["vorticity"].values, part["vorticity"].values)
 
