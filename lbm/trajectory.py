@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from lbm.flow import Simulation
 
 SLICE = 4e7  # cell updates between two looks at the orders: about a tenth of a second
-CHECK_TICKS = 100  # a divergence is found within so many ticks
+GLANCE_TICKS = 100  # what is not finite any more is found within so many ticks
+CHECK_TICKS = 1000  # a flow too fast, or of drifting mass, within so many, and before every frame
+PENDING_TICKS = 4096  # of forces, before they are sorted into their chunks
 SAVE_EVERY = 2.0  # seconds between restart states: what a kill can cost
 
 GO, STOP, LEAVE = "go", "stop", "leave"  # orders: go on; save and stop; stop without touching the dataset
@@ -51,7 +53,7 @@ class Trajectory:
         self.config, self.writer, self.number, self.order, self.report = config, writer, number, order, report
         self.threads = threads
         self.shape = config.frame_size or config.size
-        self.slice = max(2, min(CHECK_TICKS, int(SLICE / (config.size[0] * config.size[1])) // 2 * 2))
+        self.slice = max(2, min(GLANCE_TICKS, int(SLICE / (config.size[0] * config.size[1])) // 2 * 2))
         self.state_file = writer.scratch / f"trajectory-{number}.npz"
 
     def run(self) -> bool:
@@ -69,8 +71,7 @@ class Trajectory:
                         return False
                     self._acknowledge()
         except NumericalError as error:
-            for series in self._series:
-                series.flush()
+            self._flush()
             self._mark()
             raise NumericalError(f"{error} (its {self.frames} good frames are kept)") from error
         self.state_file.unlink(missing_ok=True)
@@ -85,7 +86,7 @@ class Trajectory:
         self.forces = _Forces(writer, number, self.flow)
         self.states = _States(writer, number)
         self._series = [*self.fields.values(), *self.forces.series.values(), *self.states.series.values()]
-        self.frames, self.checked, self.saved = 0, 0, time.monotonic()
+        self.frames, self.checked, self.glanced, self.saved = 0, 0, 0, time.monotonic()
         self.acknowledged = self.marked = int(np.asarray(writer.array("frames_written")[number]))
         if saved := restart.load(self.state_file):
             state, frames = saved
@@ -99,7 +100,8 @@ class Trajectory:
         self.forces.skip_the_past()
 
     def _continue_from(self, frames: int) -> None:
-        self.frames, self.checked = frames, self.flow.tick
+        self.frames = frames
+        self.checked = self.glanced = self.flow.tick
         for series in self.fields.values():
             series.start(frames)
         self.forces.start(self.flow.tick)
@@ -117,13 +119,19 @@ class Trajectory:
             ticks = min(gap, 2 * math.ceil(gap / (2 * math.ceil(gap / self.slice))))
             self.forces.append(self.flow.tick, self.flow.advance(ticks))
             self.report(self.flow.tick)
-            if self.flow.tick < tick and self.flow.tick + self.slice > self.checked + CHECK_TICKS:
-                self._check()
+            if self.flow.tick < tick and self.flow.tick + self.slice > self.glanced + GLANCE_TICKS:
+                self._glance()
         return self.order() == GO
+
+    def _glance(self) -> None:
+        """A hundredth of the cost of a check, so that divergence ends soon, not at the next frame."""
+        self.glanced = self.flow.tick
+        if self.glanced >= self.checked + CHECK_TICKS or not self.flow.finite():
+            self._check()
 
     def _check(self) -> None:
         self.flow.check()
-        self.checked = self.flow.tick
+        self.checked = self.glanced = self.flow.tick
 
     def _sample(self) -> None:
         self._check()
@@ -147,9 +155,13 @@ class Trajectory:
             self.writer.mark(trajectory=self.number, time=slice(0, self.acknowledged))
             self.marked = self.acknowledged
 
-    def _save(self) -> None:
+    def _flush(self) -> None:
+        self.forces.settle()
         for series in self._series:
             series.flush()
+
+    def _save(self) -> None:
+        self._flush()
         restart.save(self.state_file, self.flow.state(), self.frames)
         self.saved = time.monotonic()
 
@@ -169,12 +181,14 @@ def _simulation(config: SimulateConfig, number: int, threads: int) -> Simulation
 class _Forces:
     """Drag and lift coefficients, 2 F / (U^2 L), at the ticks of `force_time`, where the dataset has them."""
 
-    NAMES = ("drag_coefficient", "lift_coefficient")
+    NAMES = ("drag_coefficient", "lift_coefficient")  # along x and y
 
     def __init__(self, writer: Writer, number: int, flow: Simulation) -> None:
         self.writer, self.number = writer, number
         self.series = {name: Series(writer, name, number, "force_time") for name in self.NAMES if writer.has(name)}
         self.ticks = np.asarray(writer.array("force_time")[...]) if self.series else np.empty(0, int)
+        self.pending: list[np.ndarray] = []
+        self.pending_from = 0
         p = flow.parameters if self.series else None
         self.velocity, self.length = (p.inflow_velocity, p.reference_length) if p else (1.0, 1.0)
 
@@ -192,18 +206,29 @@ class _Forces:
         """Forces (ticks, bodies, 2) of the ticks that begin at `tick`, in lattice units."""
         if not self.series:
             return
-        first, last = np.searchsorted(self.ticks, [tick, tick + len(forces)], "right")
-        if first == last:
+        if not self.pending:
+            self.pending_from = tick
+        self.pending.append(forces)
+        if tick + len(forces) - self.pending_from >= PENDING_TICKS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Pass on what is pending (many slices at once: each costs as much Python as a chunk)."""
+        if not self.pending:
             return
+        forces, tick = np.concatenate(self.pending), self.pending_from
+        self.pending.clear()
+        first, last = np.searchsorted(self.ticks, [tick, tick + len(forces)], "right")
         chosen = forces[self.ticks[first:last] - tick - 1] * (2 / (self.velocity**2 * self.length))
-        with np.errstate(over="ignore"):  # a diverging flow
-            for axis, (name, series) in enumerate(self.series.items()):
-                values = chosen[..., axis]
-                separate = "body" in self.writer.dims(name)
+        for axis, (name, series) in enumerate(self.series.items()):
+            values = chosen[..., axis]
+            separate = "body" in self.writer.dims(name)
+            with np.errstate(over="ignore", invalid="ignore"):  # a diverging flow
                 series.append((values if separate else values.sum(axis=1)).astype(np.float32))
 
     def finish(self, first_tick: int) -> None:
         """Write what is left, and the Strouhal number of the lift from `first_tick` on."""
+        self.settle()
         for series in self.series.values():
             series.flush()
         if "lift_coefficient" not in self.series or not self.writer.has("strouhal"):
