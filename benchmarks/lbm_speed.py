@@ -1,112 +1,78 @@
-"""Speed of the lattice-Boltzmann kernel: million cell updates per second (MLUPS), all boundaries included.
+"""Speed of the solver beside plain NumPy and beside the memory of this machine.
 
-One thread, channel with cylinder, unsteady inflow and outlet, against the plain NumPy reference of the same physics.
-The best of many short runs is reported, since other work on the machine can only slow a run down.
+    python benchmarks/lbm_speed.py [--narrow] [--seconds 3] [-o benchmarks/results/lbm_speed.json]
 
-    python benchmarks/lbm_speed.py [--narrow] [--seconds 5] [-o benchmarks/results/lbm_speed.json]
+What `lbm benchmark` measures (million cell updates per second of the channel with a cylinder, all boundaries, the
+memory bandwidth in the same run), and the ratio to the solver's NumPy reference, whole arrays in double precision,
+which is spared the cylinder: its links would be followed one by one. Other codes: `lbm_peers.py`.
 """
 
 import argparse
 import datetime
 import json
-import platform
-import time
 from pathlib import Path
 
 from lbm.vectors import prefer_wide_vectors
 
-SIZES = [(128, 128), (256, 512)]
-PRECISIONS = ["float32", "float64"]
 
-
-def machine() -> dict:
-    """Processor, logical cores and versions."""
-    import os
-
-    import llvmlite
-    import numba
-    import numpy
-
-    cpu = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if "model name" in line]
-        if cpu.exists()
-        else []
-    )
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "numba": numba.__version__,
-        "llvmlite": llvmlite.__version__,
-        "numpy": numpy.__version__,
-    }
-
-
-def best(run, updates: int, seconds: float) -> float:
-    """Highest rate of `run`, which makes `updates` cell updates, in MLUPS."""
-    run()
-    end, shortest = time.perf_counter() + seconds, float("inf")
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        shortest = min(shortest, time.perf_counter() - start)
-    return updates / shortest / 1e6
-
-
-def kernel_rate(ny: int, nx: int, dtype: str, seconds: float) -> float:
-    """MLUPS of the fused kernel through `Simulation.advance`."""
-    from lbm.flow import FlowParameters, Simulation
-
-    p = FlowParameters(ny=ny, nx=nx, dtype=dtype, diameter=ny / 6, noise_streamwise=0.06, noise_transverse=0.2)
-    simulation, ticks = Simulation(p), max(2, 4_000_000 // (ny * nx) // 2 * 2)
-    return best(lambda: simulation.advance(ticks), ticks * ny * nx, seconds)
-
-
-def reference_rate(ny: int, nx: int, seconds: float) -> float:
-    """MLUPS of the NumPy reference (double precision)."""
+def reference_run(ny: int, nx: int):
+    """The NumPy form of the channel without its cylinder: a function that advances it by a number of ticks."""
     import numpy as np
 
-    from lbm import boundaries, obstacles, reference, units
+    from lbm import boundaries, reference, units
+    from lbm.benchmark import channel
 
-    solid = obstacles.mask("cylinder", ny, nx, centre=(nx * 3 / 16, ny / 2), diameter=ny / 6)
-    rates, profile = units.relaxation_rates(0.006, 0.05), boundaries.inlet_profile(ny, "periodic")
-    f = reference.equilibrium(np.ones((ny, nx)), np.full((ny, nx), 0.1), np.zeros((ny, nx)))
-    outlet = (0.1, np.zeros(9))
+    p = channel(ny, nx, "float64")
+    flow = reference.Flow(
+        body=np.full((ny, nx), -1),
+        fraction=lambda *_: 0.5,
+        wall_velocity=lambda *_: (0.0, 0.0),
+        sides=p.sides,
+        ends=p.ends,
+        side_velocity=p.side_velocity,
+        profile=boundaries.inlet_profile(ny, p.sides, p.profile),
+        rates=units.relaxation_rates(p.viscosity, p.bulk_viscosity, None, p.collision),
+        force=p.body_force,
+        sponge=boundaries.sponge(0),
+    )
+    u = np.tile(p.inflow_velocity * flow.profile[1::2, :1], (1, nx))
+    state = [reference.equilibrium(np.ones((ny, nx)), u, np.zeros((ny, nx)))]
+    inflow = (p.inflow_velocity, 0.0, p.inflow_velocity)
 
-    def run():
-        reference.step(f, rates, solid, sides="periodic", inflow=(0.1, 0.0), profile=profile, outlet=outlet)
+    def advance(ticks: int) -> None:
+        for _ in range(ticks):
+            state[0], _forces = reference.step(state[0], flow, inflow=inflow, absorbed=np.zeros(9))
+        if not np.isfinite(state[0]).all():
+            raise SystemExit("the NumPy reference diverged: its speed would mean nothing")
 
-    return best(run, ny * nx, seconds)
+    return advance
 
 
 def main() -> None:
+    """Measure, print and record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--narrow", action="store_true", help="leave numba's choice of vector width")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each figure")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each figure")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results" / "lbm_speed.json")
     options = parser.parse_args()
-    wide = False if options.narrow else prefer_wide_vectors()
-    rows = []
-    for ny, nx in SIZES:
-        plain = reference_rate(ny, nx, options.seconds / 2)
-        for dtype in PRECISIONS:
-            rate = kernel_rate(ny, nx, dtype, options.seconds)
-            row = {"ny": ny, "nx": nx, "dtype": dtype, "mlups": round(rate, 1), "reference_mlups": round(plain, 2)}
-            rows.append({**row, "ratio": round(rate / plain, 1)})
-            print(f"{ny:>4} x {nx:<4} {dtype}  {rate:7.0f} MLUPS  {rate / plain:6.0f} x NumPy reference", flush=True)
-    report = {
-        "benchmark": "lbm_speed",
-        "date": datetime.date.today().isoformat(),
-        "wide_vectors": wide,
-        "threads": 1,
-        "machine": machine(),
-        "rows": rows,
-    }
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+    if not options.narrow:
+        prefer_wide_vectors()
+    from lbm.benchmark import SIZES, benchmark, table, take_turns
+
+    plain = {}
+    for ny, nx in SIZES[:2]:
+        rates = take_turns({"numpy": reference_run(ny, nx)}, {"numpy": ny * nx}, options.seconds)
+        plain[ny, nx] = max(rates["numpy"])
+    report = benchmark(seconds=options.seconds)
+    print(table(report))
+    for row in report["rows"]:
+        if row["what"] == "one thread" and (row["ny"], row["nx"]) in plain:
+            numpy_rate = plain[row["ny"], row["nx"]]
+            row |= {"reference_mlups": round(numpy_rate, 2), "ratio": round(row["mlups"] / numpy_rate, 1)}
+            print(f"{row['ny']:>5}x{row['nx']:<5} {row['dtype']} {row['ratio']:6.0f} x NumPy ({numpy_rate:.2f} MLUPS)")
+    report = {"benchmark": "lbm_speed", "date": datetime.date.today().isoformat(), **report}
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
