@@ -163,6 +163,7 @@ def stored_config(path: Path) -> SimulateConfig:
 
 def require_agreement(given: SimulateConfig, stored: SimulateConfig, path: Path) -> None:
     """Raise `UsageError` when a setting that was given differs from that of the dataset to resume."""
+    _require_same_pictures(stored, path)
     if not given.model_fields_set:
         return
     wanted = given.resolved()
@@ -174,6 +175,16 @@ def require_agreement(given: SimulateConfig, stored: SimulateConfig, path: Path)
                 f"{path} was begun with {recorded} = {_shown(theirs)}, now it is {_shown(ours)}: resume with the "
                 "same settings, or begin anew with --overwrite"
             )
+
+
+def _require_same_pictures(stored: SimulateConfig, path: Path) -> None:
+    """The file of an obstacle that is a picture may have changed since the dataset was begun."""
+    if not any(one.shape == "image" for one in stored.obstacles or ()):
+        return
+    solid = dataset.open_dataset(path, allow_incomplete=True, chunks=None)["solid"].values
+    if not np.array_equal(solid, masks(stored)):
+        files = sorted({one.file for one in stored.obstacles or () if one.file})
+        raise DataError(f"{path} was begun with another picture than {', '.join(files)} is now: put the old one back")
 
 
 def _shown(value: Any) -> str:

@@ -4,9 +4,12 @@ import contextlib
 import json
 import tomllib
 
+import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import lbm
 from lbm import dataset, recording
@@ -243,6 +246,38 @@ def test_datasets_written_before_these_settings_still_resolve(tmp_path):
     recording.require_agreement(SimulateConfig(diameter=12.0, centre=(24.0, 32.0)), config, path)
     with pytest.raises(UsageError, match="begun with obstacles"):
         recording.require_agreement(SimulateConfig(size=(64, 128), diameter=10.0), config, path)
+
+
+def test_an_unfinished_dataset_of_the_old_settings_is_completed_with_them(tmp_path):
+    """The stored settings lose everything that version 0.1 did not know; what is then simulated has half-way walls."""
+    small = {"size": (32, 64), "viscosity": 0.02, "frames": 3, "every": 10, "warmup": 1, "trajectories": 2}
+    config = SimulateConfig(**small, walls="half-way", forces_every=0).resolved()
+    path = tmp_path / "old.zarr"
+    recording.create(config, path).close()
+    root = json.loads((path / "zarr.json").read_text())
+    known = {"viscosity", "bulk_viscosity", "inflow_velocity", "reynolds", "size", "frame_size", "frames", "every",
+             "warmup", "trajectories", "split", "seed", "fields", "sides", "dtype"}  # fmt: skip
+    old = {name: value for name, value in json.loads(config.text()).items() if name in known}
+    root["attributes"]["config"] = json.dumps(old | {"obstacle": "cylinder", "diameter": 8.0, "centre": [16.0, 16.0]})
+    (path / "zarr.json").write_text(json.dumps(root))
+    lbm.simulate(output=path, resume=True)
+    fresh = lbm.simulate(config, output=tmp_path / "fresh.zarr")
+    xr.testing.assert_equal(lbm.open_dataset(path), lbm.open_dataset(fresh))
+
+
+def test_a_picture_that_has_changed_is_noticed(tmp_path):
+    picture = np.full((12, 12), 255, np.uint8)
+    picture[2:10, 2:10] = 0
+    Image.fromarray(picture).save(tmp_path / "shape.png")
+    config = SimulateConfig(
+        size=(32, 64), frames=3, trajectories=1, obstacle=f"image:width=10,file={tmp_path / 'shape.png'}"
+    ).resolved()
+    recording.create(config, tmp_path / "flow.zarr").close()
+    recording.require_agreement(SimulateConfig(), config, tmp_path / "flow.zarr")
+    picture[2:6, 2:6] = 255
+    Image.fromarray(picture).save(tmp_path / "shape.png")
+    with pytest.raises(DataError, match=r"another picture than .*shape\.png"):
+        recording.require_agreement(SimulateConfig(), config, tmp_path / "flow.zarr")
 
 
 @pytest.mark.parametrize(
