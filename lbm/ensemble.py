@@ -66,7 +66,7 @@ def ensemble(
     threads = threads if threads is not None else cores()
     if threads < 1:
         raise UsageError(f"--threads {threads}: at least one is needed")
-    if output.exists() and output.samefile(data):
+    if data.exists() and output.exists() and output.samefile(data):
         raise UsageError(f"{output} is the dataset to forecast: choose another output")
     truth = Truth(data)
     plan = truth.plan(members, lead, init_times, split, perturb, noise, seed)
