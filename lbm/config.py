@@ -28,13 +28,13 @@ from lbm.errors import UsageError
 from lbm.obstacle_config import Finite, ObstacleConfig, Pair, filled
 from lbm.parsing import interval_table, names, numbers, obstacle_tables, pair_of_sizes, sweep_table
 from lbm.settings import nearest
-from lbm.sweep import SPLITS, SWEEPABLE
+from lbm.splits import SPLITS, held_out, split_counts, splits
+from lbm.sweep import SWEEPABLE
 
 __all__ = ["SPLITS", "ObstacleConfig", "SimulateConfig", "split_counts"]
 
 DEFAULT_VISCOSITY = 0.01
 DEFAULT_VELOCITY = 0.1
-DEFAULT_TRAJECTORIES = 10
 FORCE_SHARE = 0.02  # of the frames' bytes: what recording forces may cost unless asked for
 
 Cells = Annotated[int, Field(ge=8)]
@@ -190,7 +190,7 @@ class SimulateConfig(BaseModel):
     @property
     def splits(self) -> list[str]:
         """Name of the split of each trajectory (of a resolved configuration)."""
-        return sweeps.splits(self)
+        return splits(self)
 
     @property
     def runs(self) -> int:
@@ -254,7 +254,7 @@ def _warmup(config: SimulateConfig, default_length: float) -> int:
             zip(*(sweeps.column(part, name).tolist() for name in ("length", "inflow_velocity")), strict=True)
         )
     times = [(default_length if not length or math.isnan(length) else length) / (u or 1.0) for length, u in passages]
-    return math.ceil(75 * max(times) / config.every)
+    return math.ceil(min(75 * max(times) / config.every, 1e9))
 
 
 def _forces_every(config: SimulateConfig) -> int:
@@ -273,7 +273,7 @@ def _with_counts(config: SimulateConfig) -> SimulateConfig:
         counts = split_counts(config.split, config.trajectories)
         return config.model_copy(update={"trajectories": sum(counts), "split": tuple(map(float, counts))})
     config = config.model_copy(update={"trajectories": config.trajectories or 1})
-    inside = sweeps.held_out(config)
+    inside = held_out(config)
     for name, ranges in config.held_out.items():
         values = sweeps.column(config, name)
         for low, high in ranges:
@@ -285,38 +285,3 @@ def _with_counts(config: SimulateConfig) -> SimulateConfig:
     free = int((~inside).sum())
     counts = split_counts(config.split, free, "the sweep leaves") if free else (0, 0, 0)
     return config.model_copy(update={"split": tuple(map(float, counts))})
-
-
-def split_counts(
-    split: tuple[float, float, float], trajectories: int | None, who: str = "--trajectories says"
-) -> tuple[int, ...]:
-    """Runs in (train, validation, test) from shares or counts. Raises `UsageError`.
-
-    Every share above zero gets a run while there are any, in the order train, test, validation; the
-    rest goes one by one to where most is missing.
-    """
-    total = sum(split)
-    if not math.isclose(total, 1.0, abs_tol=1e-6):
-        if any(part != int(part) for part in split):
-            raise UsageError(f"--split {_joined(split)}: wanted shares that sum to 1 (0.8,0.1,0.1) or counts (12,2,2)")
-        if trajectories is not None and total != trajectories:
-            raise UsageError(f"--split {_joined(split)} counts {total:g} runs, {who} {trajectories}")
-        if total < 1:
-            raise UsageError("--split 0,0,0 leaves no runs")
-        return tuple(int(part) for part in split)
-    number = trajectories if trajectories is not None else DEFAULT_TRAJECTORIES
-    counts = [0, 0, 0]
-    for index in (0, 2, 1):
-        if split[index] > 0 and sum(counts) < number:
-            counts[index] = 1
-    counts = [max(count, int(number * part)) for count, part in zip(counts, split, strict=True)]
-    while sum(counts) > number:  # a guaranteed run was taken from the largest share
-        counts[counts.index(max(counts))] -= 1
-    for _ in range(number - sum(counts)):
-        deficits = [number * part - count for part, count in zip(split, counts, strict=True)]
-        counts[deficits.index(max(deficits))] += 1
-    return tuple(counts)
-
-
-def _joined(split: tuple[float, ...]) -> str:
-    return ",".join(f"{part:g}" for part in split)

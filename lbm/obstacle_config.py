@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lbm.errors import UsageError
 from lbm.parsing import flat_pairs, numbers
+
+if TYPE_CHECKING:
+    from lbm.obstacles import Obstacle
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Pair = Annotated[tuple[Finite, Finite], BeforeValidator(numbers)]
@@ -85,3 +88,10 @@ def filled(
         }
         result.append(table.model_copy(update=update))
     return tuple(result)
+
+
+def bodies(tables: Sequence[ObstacleConfig]) -> tuple[Obstacle, ...]:
+    """The obstacles of one run as the solver takes them."""
+    from lbm.obstacles import Obstacle
+
+    return tuple(Obstacle(**table.model_dump()) for table in tables)

@@ -19,15 +19,12 @@ from lbm.errors import UsageError
 if TYPE_CHECKING:
     from lbm.config import SimulateConfig
 
-SPLITS = ("train", "validation", "test")
 SWEEPABLE = (
     "viscosity", "bulk_viscosity", "inflow_velocity", "reynolds", "length", "diameter", "angle", "spin",
     "noise_streamwise", "noise_transverse", "noise_time", "startup", "sponge_length", "magic", "seed",
 )  # fmt: skip
 SCALES = ("viscosity", "inflow_velocity", "reynolds", "length", "diameter")  # what Re = U L / nu is made of
 MAX_RUNS = 1_000_000
-PRIMES = (2, 3, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)  # 5 is in the golden ratio
-IRRATIONAL = ((math.sqrt(5) - 1) / 2, *(math.sqrt(prime) for prime in PRIMES))
 
 
 class Runs(Sequence["SimulateConfig"]):
@@ -107,20 +104,20 @@ def column(config: SimulateConfig, name: str) -> np.ndarray:
     """The value of a numeric parameter in every run, (runs,) float64 (int64 for a seed); NaN where it has none."""
     kind = np.int64 if name == "seed" else np.float64
     if name in config.sweep:
-        each = _digits(config)[list(config.sweep).index(name)]
+        each = digits(config)[list(config.sweep).index(name)]
         numbers = np.array(config.sweep[name], kind)[each]
     elif name in SCALES[:4] and (part := {key: values for key, values in config.sweep.items() if key in SCALES}):
         products = itertools.product(*part.values())
         few = np.array([scales(config, dict(zip(part, one, strict=True)))[name] for one in products], kind)
-        digits = [digit for key, digit in zip(config.sweep, _digits(config), strict=True) if key in part]
-        numbers = few[np.ravel_multi_index(digits, [len(values) for values in part.values()])]
+        where = [digit for key, digit in zip(config.sweep, digits(config), strict=True) if key in part]
+        numbers = few[np.ravel_multi_index(where, [len(values) for values in part.values()])]
     else:
         value = getattr(config, name)
         numbers = np.full(combinations(config), np.nan if value is None else value, kind)
     return np.repeat(numbers, config.trajectories or 1)
 
 
-def _digits(config: SimulateConfig) -> list[np.ndarray]:
+def digits(config: SimulateConfig) -> list[np.ndarray]:
     """For each swept parameter, the index of its value in every combination."""
     shape = [len(numbers) for numbers in config.sweep.values()]
     return list(np.unravel_index(np.arange(math.prod(shape)), shape))
@@ -155,64 +152,21 @@ def similarity(
     at = f"{which}: " if which else ""
     if reynolds is not None and length is None:
         raise UsageError(f"{at}--reynolds needs an obstacle or --length: give --viscosity instead")
-    if reynolds is None or length is None:
-        if nu is None or velocity is None:
-            raise ValueError("similarity needs two of its three numbers")
-        return nu, velocity, None if length is None else velocity * length / nu
-    if nu is not None and velocity is not None:
+    if nu is not None and velocity is not None and reynolds is not None and length is not None:
         implied = velocity * length / nu
         if not math.isclose(implied, reynolds, rel_tol=1e-3):
             raise UsageError(
                 f"{at}--reynolds {reynolds:g} contradicts viscosity {nu:g}, inflow velocity {velocity:g} and "
                 f"length {length:g}, which give {implied:.4g}: leave one of them out"
             )
-        return nu, velocity, reynolds
-    if nu is not None:
-        return nu, reynolds * nu / length, reynolds
-    if velocity is None:
+    elif length is not None and reynolds is not None and nu is not None:
+        velocity = reynolds * nu / length
+    elif length is not None and reynolds is not None and velocity is not None:
+        nu = velocity * length / reynolds
+    elif length is not None and nu is not None and velocity is not None:
+        reynolds = velocity * length / nu
+    if nu is None or velocity is None:
         raise ValueError("similarity needs two of its three numbers")
-    return velocity * length / reynolds, velocity, reynolds
-
-
-def splits(config: SimulateConfig) -> list[str]:
-    """Name of the split of each run of a resolved configuration.
-
-    Without a sweep: train, then validation, then test. With one, runs inside a held-out range are `test`; of the
-    others each split takes its count, spread evenly over the sweep, and train has its ends where it can.
-    """
-    counts = [int(count) for count in config.split]
-    if not config.sweep:
-        return [name for name, count in zip(SPLITS, counts, strict=True) for _ in range(count)]
-    labels = np.full(combinations(config) * (config.trajectories or 1), "test", "U10")
-    free = np.flatnonzero(~held_out(config))
-    labels[free[_spread_order(config, free)]] = np.repeat(SPLITS, counts)
-    return labels.tolist()
-
-
-def held_out(config: SimulateConfig) -> np.ndarray:
-    """Which runs lie inside a held-out range, (runs,) bool; both ends of a range belong to it."""
-    inside = np.zeros(combinations(config) * (config.trajectories or 1), bool)
-    for name, ranges in config.held_out.items():
-        values = column(config, name)
-        for low, high in ranges:
-            inside |= (values >= low) & (values <= high)
-    return inside
-
-
-def _spread_order(config: SimulateConfig, free: np.ndarray) -> np.ndarray:
-    """An order of the runs `free` of which any block is spread evenly over the sweep.
-
-    By the fractional part of i . alpha, alpha being irrational and independent: the golden ratio, whose gaps are the
-    most even there are, then roots of primes (Richtmyer 1951).
-    """
-    each = config.trajectories or 1
-    digits = [np.repeat(digit, each)[free] for digit in _digits(config) if digit.max() > 0]
-    if each > 1:
-        digits.append(free % each)
-    place = sum((digit * alpha for digit, alpha in zip(digits, IRRATIONAL, strict=False)), np.zeros(len(free))) % 1
-    order = np.argsort(place, kind="stable")
-    if len(order) < 3:
-        return order
-    first, last = (int(np.flatnonzero(order == end)[0]) for end in (0, len(order) - 1))
-    start = first if (last - first) % len(order) <= (first - last) % len(order) else last
-    return np.roll(order, -start)
+    if not all(0 < number < math.inf for number in (nu, velocity, reynolds or 1.0)):
+        raise UsageError(f"{at}viscosity {nu:g}, inflow velocity {velocity:g} and Re {reynolds:g} make no flow")
+    return nu, velocity, reynolds

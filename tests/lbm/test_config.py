@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import lbm
-from lbm import dataset, recording
+from lbm import dataset, layout, recording
 from lbm.config import SimulateConfig
 from lbm.errors import DataError, UsageError
 from lbm.settings import resolve
@@ -218,7 +218,7 @@ def test_forces_are_recorded_as_often_as_costs_little(flags, expected):
 @given(every=st.integers(1, 60), divisor=st.integers(1, 60), frames=st.integers(1, 9), warmup=st.integers(0, 3))
 def test_force_samples_end_at_the_last_frame_and_are_equally_spaced(every, divisor, frames, warmup):
     config = SimulateConfig(every=every * divisor, forces_every=divisor, frames=frames, warmup=warmup).resolved()
-    ticks = recording.force_ticks(config)
+    ticks = layout.force_ticks(config)
     frame_ticks = (warmup + range(frames)[-1]) * config.every
     assert len(ticks) == (frames if warmup else frames - 1) * every
     if len(ticks):
@@ -246,6 +246,34 @@ def test_datasets_written_before_these_settings_still_resolve(tmp_path):
     recording.require_agreement(SimulateConfig(diameter=12.0, centre=(24.0, 32.0)), config, path)
     with pytest.raises(UsageError, match="begun with obstacles"):
         recording.require_agreement(SimulateConfig(size=(64, 128), diameter=10.0), config, path)
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**20), 10**20)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=8),
+    lambda some: (
+        st.lists(some, max_size=3) | st.dictionaries(st.sampled_from(["seed", "reynolds", "shape", "size"]), some)
+    ),
+    max_leaves=6,
+)
+PLAUSIBLE = st.fixed_dictionaries({}, optional={
+    "viscosity": st.floats(0, 10), "inflow_velocity": st.floats(0, 1), "reynolds": st.floats(0, 1e9),
+    "length": st.floats(0, 1e9), "diameter": st.floats(0, 1e6), "every": st.integers(1, 10**9),
+    "sweep": st.fixed_dictionaries({}, optional={"viscosity": st.lists(st.floats(0, 10), max_size=3, unique=True)}),
+    "held_out": st.fixed_dictionaries({}, optional={"reynolds": st.just([[0, 1e9]])}), "spin": st.floats(-1, 1),
+})  # fmt: skip
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.dictionaries(st.sampled_from(sorted(SimulateConfig.model_fields)), ANYTHING, max_size=4) | PLAUSIBLE)
+@example({"inflow_velocity": 5e-324})
+@example({"viscosity": 5e-324, "length": 1e9})
+def test_any_table_is_resolved_or_refused_cleanly(table):
+    with contextlib.suppress(UsageError):
+        config = given_by_flags(**table).resolved()
+        assert config.resolved() == config
+        if config.runs < 1000:
+            assert len(config.splits) == config.runs
 
 
 def test_an_unfinished_dataset_of_the_old_settings_is_completed_with_them(tmp_path):

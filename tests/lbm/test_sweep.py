@@ -15,6 +15,7 @@ from lbm import recording, sweep
 from lbm.config import SimulateConfig
 from lbm.errors import UsageError
 from lbm.settings import resolve
+from lbm.splits import SPLITS
 
 VALUES = {
     "viscosity": st.floats(0.005, 0.5),
@@ -68,7 +69,7 @@ def test_splits_are_disjoint_and_complete(lists, trajectories, split):
     config = SimulateConfig(sweep=lists, trajectories=trajectories, split=split).resolved()
     labels = config.splits
     assert len(labels) == config.runs
-    assert tuple(labels.count(name) for name in sweep.SPLITS) == config.split
+    assert tuple(labels.count(name) for name in SPLITS) == config.split
     assert labels == config.resolved().splits
 
 
@@ -78,7 +79,7 @@ def test_each_split_covers_the_range_of_a_sweep(number):
     """Gaps of the golden-ratio sequence are at most phi^3 = 4.24 times the mean one (three-gap theorem)."""
     config = SimulateConfig(sweep={"reynolds": [50 + k for k in range(number)]}).resolved()
     labels = config.splits
-    for name in sweep.SPLITS:
+    for name in SPLITS:
         where = [k for k, label in enumerate(labels) if label == name]
         gaps = np.diff([-1, *where, number])
         assert gaps.max() <= math.ceil(4.24 * number / len(where))
@@ -101,8 +102,8 @@ def test_held_out_runs_are_for_testing_and_others_still_share():
     inside = (reynolds >= 150) & (reynolds <= 200)
     assert inside.sum() == 3  # 160, 180, 200
     assert set(labels[inside]) == {"test"}
-    assert config.split == tuple(float((labels[~inside] == name).sum()) for name in sweep.SPLITS)
-    assert set(labels[~inside]) == set(sweep.SPLITS)
+    assert config.split == tuple(float((labels[~inside] == name).sum()) for name in SPLITS)
+    assert set(labels[~inside]) == set(SPLITS)
 
 
 def test_runs_can_be_held_out_by_a_derived_number():
