@@ -23,6 +23,9 @@ SAME = (
     "bulk_viscosity", "length", "sides", "side_velocity", "ends", "startup", "body_force", "collision", "walls",
     "outlet", "sponge_length", "noise_streamwise", "noise_transverse", "noise_time", "seed", "dtype",
 )  # fmt: skip
+# What other settings are derived from: where it is not said again, it is that of the dataset.
+FRAME = ("size", "every", "frames", "trajectories", "sweep", "held_out")
+BODIES = {"obstacle", "obstacles", "diameter", "centre", "angle", "spin"}
 MAX_WARNINGS = 5  # printed
 
 
@@ -120,9 +123,13 @@ def require_agreement(given: SimulateConfig, stored: SimulateConfig, path: Path)
     _require_same_pictures(stored, path)
     if not given.model_fields_set:
         return
-    wanted = given.resolved()
-    for name in sorted(given.model_fields_set):
-        recorded = "obstacles" if name in ("obstacle", "diameter", "centre", "angle", "spin") else name
+    asked = given.model_fields_set
+    frame = {name: getattr(stored, name) for name in FRAME if name not in asked}
+    if not asked & BODIES:
+        frame["obstacles"] = stored.obstacles
+    wanted = given.model_copy(update=frame).resolved()
+    for name in sorted(asked):
+        recorded = "obstacles" if name in BODIES else name
         ours, theirs = getattr(wanted, recorded), getattr(stored, recorded)
         if ours != theirs and getattr(given, name) is not None:
             raise UsageError(

@@ -293,6 +293,18 @@ def test_an_unfinished_dataset_of_the_old_settings_is_completed_with_them(tmp_pa
     xr.testing.assert_equal(lbm.open_dataset(path), lbm.open_dataset(fresh))
 
 
+def test_some_of_the_settings_are_enough_to_resume(tmp_path):
+    flags = {"size": (32, 64), "diameter": 6.0, "every": 20, "trajectories": 4, "reynolds": 30.0, "frames": 50}
+    stored = SimulateConfig(**flags, split=(0.5, 0.25, 0.25)).resolved()
+    for said in ({}, {"diameter": 6.0}, {"reynolds": 30.0}, {"split": (0.5, 0.25, 0.25)}, {"every": 20}):
+        recording.require_agreement(SimulateConfig(**said), stored, tmp_path)
+    wrong = {"diameter": (7.0, "obstacles"), "centre": ((16.0, 15.0), "obstacles"), "reynolds": (31.0, "reynolds"),
+             "split": ((1.0, 0.0, 0.0), "split")}  # fmt: skip
+    for name, (value, named) in wrong.items():
+        with pytest.raises(UsageError, match=f"begun with {named} ="):
+            recording.require_agreement(SimulateConfig(**{name: value}), stored, tmp_path)
+
+
 def test_a_picture_that_has_changed_is_noticed(tmp_path):
     picture = np.full((12, 12), 255, np.uint8)
     picture[2:10, 2:10] = 0
