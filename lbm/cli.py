@@ -55,12 +55,16 @@ def info(
 
 @app.command()
 def animate(
-    path: Annotated[Path, typer.Argument(help="A dataset of frames (trajectory, time, y, x).")],
+    path: Annotated[Path, typer.Argument(help="A simulation, or a forecast.")],
     output: Annotated[
         Path | None, option("--output", "-o", help="File to write: .webp or .gif [name of the dataset.webp].")
     ] = None,
-    variable: Annotated[str, typer.Option("--variable", help="Field to show.", show_default=True)] = "vorticity",
+    variable: Annotated[
+        str, typer.Option("--variable", help="Field to show, or speed.", show_default=True)
+    ] = "vorticity",
     trajectory: Annotated[int, typer.Option("--trajectory", help="Which run.")] = 0,
+    member: Annotated[int, typer.Option("--member", help="Which member of a forecast.")] = 0,
+    init_time: Annotated[int | None, option("--init-time", help="Start of a forecast [the first].")] = None,
     start: Annotated[int, typer.Option("--start", help="First frame.")] = 0,
     frames: Annotated[int | None, option("--frames", help="Number of frames [200 at most].")] = None,
     scale: Annotated[int | None, option("--scale", help="Screen pixels per pixel [about 512 wide].")] = None,
@@ -73,7 +77,7 @@ def animate(
     quiet: Quiet = False,
     debug: console.Debug = False,
 ) -> None:
-    """Make a WebP or GIF film of one trajectory; colours diverge about zero, the obstacle is grey."""
+    """Make a WebP or GIF film of one trajectory, or of one member of a forecast; obstacles are grey."""
     from lbm.animation import animate as make
 
     made = make(
@@ -81,6 +85,8 @@ def animate(
         output,
         variable=variable,
         trajectory=trajectory,
+        member=member,
+        init_time=init_time,
         start=start,
         frames=frames,
         scale=scale,

@@ -169,7 +169,7 @@ def test_dry_run_simulates_nothing(monkeypatch, capsys, tmp_path):
         (["info", "none.zarr"], 4, "none.zarr does not exist"),
         (["info", "file.txt"], 4, "is a file"),
         (["info", "folder"], 4, "folder"),
-        (["animate", "none.zarr"], 4, "none.zarr does not exist"),
+        (["animate", "none.zarr", "--member", "1"], 4, "none.zarr does not exist"),
     ],
 )
 def test_mistakes_are_two_lines_at_most(monkeypatch, capsys, tmp_path, arguments, code, message):
