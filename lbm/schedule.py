@@ -11,6 +11,7 @@ when dask gives up); a run that diverged is not, and the others go on without it
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -194,6 +195,13 @@ def work(path: str, config: SimulateConfig, number: int, session: str, threads: 
     claim.release()
 
 
+def dask_setup(worker: Any) -> None:
+    """Called by dask in each worker process of ours: a terminal's Ctrl-C is for the client, which lets them save."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def _client(scheduler: str, workers: int) -> Iterator[Any]:
     """A dask client; of a cluster of processes on this machine that only this machine can reach, or of `scheduler`."""
@@ -205,7 +213,7 @@ def _client(scheduler: str, workers: int) -> Iterator[Any]:
         with (
             LocalCluster(
                 n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None,
-                memory_limit=0, silence_logs=logging.CRITICAL,
+                memory_limit=0, silence_logs=logging.CRITICAL, preload=["lbm.schedule"],
             ) as cluster,
             Client(cluster) as client,
         ):  # fmt: skip

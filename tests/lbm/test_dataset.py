@@ -92,6 +92,55 @@ def test_plain_xarray_opens_it_without_a_warning(tmp_path):
         np.testing.assert_array_equal(ds["vorticity"][1].values, field(1))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int8", "bool"])
+def test_chunks_written_directly_have_the_bytes_zarr_writes(tmp_path, dtype):
+    """Whole chunks, ragged ones at the end of an array, and chunks of one number."""
+    values = (np.random.default_rng(0).standard_normal((2, 7, 5, 3)) * 9).astype(dtype)
+    made = []
+    for name in ("directly", "zarr"):
+        with dataset.create(
+            tmp_path / name,
+            variables={
+                "field": dataset.Variable(("trajectory", "time", "y", "x"), dtype, {}, chunks=(1, 3, 2, 3)),
+                "number": dataset.Variable(("trajectory",), dtype, {}, chunks=(1,)),
+            },
+            coords={},
+            sizes={"trajectory": 2, "time": 7, "y": 5, "x": 3},
+            attrs={},
+        ) as writer:
+            for run, start, y in ((run, start, y) for run in range(2) for start in (0, 3, 6) for y in (0, 2, 4)):
+                part, rows = slice(start, min(start + 3, 7)), slice(y, min(y + 2, 5))
+                if name == "directly":
+                    writer.write("field", values[run, part, rows], trajectory=run, time=part, y=rows)
+                    writer.write("number", values[run, 0, 0, 0], trajectory=run)
+                else:
+                    writer.array("field")[run, part, rows] = values[run, part, rows]
+                    writer.array("number")[run] = values[run, 0, 0, 0]
+                writer.mark(trajectory=run, time=part)
+            writer.finish()
+        made.append(files_of(tmp_path / name))
+    assert made[0] == made[1]
+
+
+def test_datasets_of_other_codecs_are_written_and_read(tmp_path):
+    """What older versions allocated (zstd), or others did, can be resumed: its own metadata decide."""
+    path = tmp_path / "flow.zarr"
+    with create_flow(path):
+        pass
+    metadata = json.loads((path / "vorticity/zarr.json").read_text())
+    metadata["codecs"][1]["configuration"] |= {"cname": "zstd", "clevel": 1}
+    (path / "vorticity/zarr.json").write_text(json.dumps(metadata))
+    metadata = json.loads((path / "frames_written/zarr.json").read_text())
+    metadata["codecs"] = [metadata["codecs"][0], {"name": "gzip", "configuration": {"level": 1}}, metadata["codecs"][2]]
+    (path / "frames_written/zarr.json").write_text(json.dumps(metadata))
+    with dataset.resume(path) as writer:
+        fill(writer)
+        writer.finish()
+    ds = dataset.open_dataset(path)
+    np.testing.assert_array_equal(ds["vorticity"][1].values, field(1))
+    assert ds["frames_written"].values.tolist() == [FRAMES, FRAMES]
+
+
 def test_order_of_writing_does_not_change_a_byte(tmp_path):
     first = write_flow(tmp_path / "a.zarr")
     with create_flow(tmp_path / "b.zarr") as writer:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lbm
 import lbm.flow
-from lbm import dataset, estimate, restart, runner, trajectory
+from lbm import dataset, estimate, recording, restart, runner, trajectory
 from lbm.config import SimulateConfig, split_counts
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
 from lbm.recording import check, parameters, stored_config
@@ -87,6 +87,16 @@ def test_frames_are_the_solvers_fields_at_their_ticks(tmp_path):
     assert stored_config(path) == config.resolved()
 
 
+def test_zeros_inside_obstacles_have_no_sign(tmp_path):
+    """The sign of what the mask multiplies by zero would depend on whether the run was ever restarted."""
+    path = lbm.simulate(output=tmp_path / "flow.zarr", **{**SMALL, "fields": ("vorticity", "velocity_x")})
+    ds = lbm.open_dataset(path)
+    for name in ("vorticity", "velocity_x"):
+        frames = ds[name].values
+        assert (frames[:, :, ds["solid"].values[0]] == 0).all()
+        assert not np.signbit(frames[frames == 0]).any()
+
+
 def test_the_number_of_threads_changes_no_byte(tmp_path):
     paths = [lbm.simulate(output=tmp_path / f"{n}.zarr", threads=n, **SMALL) for n in (1, 3)]
     assert files_of(paths[0]) == files_of(paths[1])
@@ -135,6 +145,70 @@ def test_a_divergence_keeps_the_good_frames_and_stops_the_others(tmp_path, monke
     assert ds["frames_written"][1] == 7
     assert np.isfinite(ds["vorticity"][1, :7]).all()
     assert np.isnan(ds["vorticity"][1, 7:]).all()
+
+
+@pytest.mark.parametrize(("every", "warmup"), [(1000, 1), (128, 5), (7, 300)])
+def test_a_divergence_ends_a_run_within_a_hundred_ticks(tmp_path, monkeypatch, every, warmup):
+    """However far away the next frame is: populations that are not finite are looked for all the time."""
+    advance, last = lbm.flow.Simulation.advance, {}
+
+    def spoil(self, ticks):
+        forces = advance(self, ticks)
+        last["tick"] = self.tick
+        if self.tick >= 600 and "spoilt" not in last:
+            last["spoilt"] = self.tick
+            self._f[len(self._f) // 2] = np.nan  # one value; a NaN spreads a cell a tick
+        return forces
+
+    path = tmp_path / "flow.zarr"
+    options = {**SMALL, "every": every, "warmup": warmup, "frames": 50, "trajectories": 1, "size": (64, 96)}
+    writer = recording.create(SimulateConfig(**options).resolved(), path)
+    monkeypatch.setattr(lbm.flow.Simulation, "advance", spoil)
+    run = trajectory.Trajectory(SimulateConfig(**options).resolved(), writer, 0)
+    with writer, pytest.raises(NumericalError, match="diverged"):
+        run.run()
+    assert last["tick"] - last["spoilt"] <= 100
+    frames = int(writer.array("frames_written")[0])
+    stored = writer.array("vorticity")[0]
+    assert frames == run.frames
+    assert np.isfinite(stored[:frames]).all()
+    assert np.isnan(stored[frames:]).all()
+
+
+def test_forces_strouhal_number_and_states_are_those_of_the_solver(tmp_path):
+    options = {**SMALL, "warmup": 0, "forces_every": 5, "save_states": 4}
+    ds = lbm.open_dataset(lbm.simulate(output=tmp_path / "flow.zarr", **options))
+    simulation = lbm.Simulation(parameters(SimulateConfig(**options).resolved(), 2))
+    assert ds["state_time"].values.tolist() == [0, 4, 8, 12, 16, 20]
+    for frame in range(21):
+        if frame % 4 == 0:
+            state, at = simulation.state(), ds.isel(trajectory=2, state_time=frame // 4)
+            np.testing.assert_array_equal(at["populations"].values, state["populations"])
+            np.testing.assert_array_equal(at["state_outlet"].values, state["outlet"])
+            np.testing.assert_array_equal(at["state_noise"].values, state["noise"])
+        forces = simulation.advance(10)[:, 0] * 2 / (0.1**2 * 6.0)  # 2 F / (U^2 L)
+        recorded = ds.isel(trajectory=2).sel(force_time=[frame * 10 + 5, frame * 10 + 10])
+        np.testing.assert_allclose(recorded["drag_coefficient"], forces[[4, 9], 0], rtol=1e-6)
+        np.testing.assert_allclose(recorded["lift_coefficient"], forces[[4, 9], 1], rtol=1e-6, atol=1e-9)
+    assert np.isnan(ds["drag_coefficient"].sel(force_time=slice(None, 0))).all()
+    assert np.isfinite(ds["drag_coefficient"].sel(force_time=slice(1, None))).all()
+    assert np.isnan(ds["strouhal"]).all()  # 230 ticks: it has not begun to shed
+    assert "strouhal" not in ds.attrs
+
+
+def test_a_shedding_wake_has_its_strouhal_number_in_the_attributes(tmp_path):
+    """The mean over runs and its standard error; St of a cylinder at Re 100 is 0.16, more in this narrow channel."""
+    path = lbm.simulate(
+        output=tmp_path / "flow.zarr", size="48x96", diameter=8.0, reynolds=100.0, frames=40, every=128, warmup=40,
+        trajectories=2, forces_every=4, save_states=0,
+    )  # fmt: skip
+    ds = lbm.open_dataset(path)
+    numbers, errors = ds["strouhal"].values, ds["strouhal_uncertainty"].values
+    assert ((numbers > 0.16) & (numbers < 0.26)).all()
+    assert (errors < 0.02 * numbers).all()
+    assert ds.attrs["strouhal"] == pytest.approx(numbers.mean())
+    assert ds.attrs["strouhal_uncertainty"] == pytest.approx(np.hypot(*errors) / 2)
+    dataset.check(path)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
