@@ -21,10 +21,23 @@ from lbm.errors import DataError, FlowError, UsageError
 from rvdflow.checkpoint import replace_file
 
 # What --quick changes: every step still runs, on less of everything. Its forecasts are poor.
-QUICK_SIMULATION = ["--trajectories", "6", "--split", "4,1,1", "--frames", "60", "--warmup", "40"]
+QUICK_SIMULATION = [
+    "--trajectories",
+    "6",
+    "--split",
+    "4,1,1",
+    "--frames",
+    "60",
+    "--warmup",
+    "40",
+    "--save-states",
+    "16",
+]
 QUICK_TRAINING = ["--steps", "20", "--set", "calibration.cases=0"]
-FORECAST = ["--ensemble", "16", "--context", "4", "--lead", "16", "--cases", "40"]
-QUICK_FORECAST = ["--ensemble", "4", "--context", "4", "--lead", "8", "--cases", "3"]
+# Init times at which the solver's state is saved too, so that its own forecast can stand beside the others.
+MEMBERS, QUICK_MEMBERS = "16", "4"
+CASES = ["--lead", "16", "--init-times", "64,128,192,256,320"]
+QUICK_CASES = ["--lead", "8", "--init-times", "16,32,48"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,10 @@ def demo(folder: Path, *, quick: bool = False, overwrite: bool = False) -> Path:
 def steps(folder: Path, quick: bool) -> list[Step]:
     """The commands of the demo, in order."""
     flow, run = folder / "flow.zarr", folder / "run"
-    methods = ("rvd", "persistence", "climatology")
-    forecasts = {method: folder / f"{'forecast' if method == 'rvd' else method}.zarr" for method in methods}
+    methods = {"rvd": "forecast", "persistence": "persistence", "climatology": "climatology"}
+    forecasts = {method: folder / f"{name}.zarr" for method, name in methods.items()}
+    perfect, cases = folder / "perfect-model.zarr", QUICK_CASES if quick else CASES
+    members = QUICK_MEMBERS if quick else MEMBERS
     simulate = ["lbm", "simulate", "--config", str(find_config("lbm/wake_demo.toml")), "-o", str(flow)]
     train = ["rvdflow", "train", "--data", str(flow), "-o", str(run)]
     train += ["--config", str(find_config("rvdflow/wake_demo.toml"))]
@@ -69,11 +84,12 @@ def steps(folder: Path, quick: bool) -> list[Step]:
     ]
     for method, output in forecasts.items():
         which = ["--checkpoint", str(run)] if method == "rvd" else ["--method", method]
-        options = QUICK_FORECAST if quick else FORECAST
-        listed.append(
-            _store_step(["rvdflow", "forecast", "--data", str(flow), *which, *options, "-o", str(output)], output)
-        )
-    verify = ["rvdflow", "verify", *map(str, forecasts.values()), "--truth", str(flow)]
+        forecast = ["rvdflow", "forecast", "--data", str(flow), *which, "--ensemble", members, "--context", "4"]
+        forecast += [*cases, "-o", str(output)]
+        listed.append(_store_step(forecast, output))
+    ceiling = ["lbm", "ensemble", "--from", str(flow), "--members", members, *cases, "-o", str(perfect)]
+    listed.append(_store_step(ceiling, perfect))
+    verify = ["rvdflow", "verify", *map(str, forecasts.values()), str(perfect), "--truth", str(flow)]
     verify += ["-o", str(folder / "scores.zarr"), "--report", str(folder / "report")]
     # Verification is short: it is done anew each time, and ends with the table one came for.
     listed.append(Step(verify, complete=lambda: False, begun=(folder / "scores.zarr").exists, again="--overwrite"))
@@ -136,7 +152,8 @@ def _clear(folder: Path) -> None:
     """Delete what a demo makes, and nothing else."""
     import shutil
 
-    for name in ("flow.zarr", "run", "forecast.zarr", "persistence.zarr", "climatology.zarr", "scores.zarr", "report"):
+    names = ("flow", "forecast", "persistence", "climatology", "perfect-model", "scores")
+    for name in ("run", "report", *(f"{name}.zarr" for name in names)):
         if (folder / name).is_dir() and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)
 
