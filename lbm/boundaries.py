@@ -64,7 +64,7 @@ class Links(NamedTuple):
     """Links at the edges of the domain, by row of their source."""
 
     start: np.ndarray  # (ny + 2,)
-    index: np.ndarray  # (n, 4) even target, even source, odd target, odd source
+    slots: np.ndarray  # (n, 4) even target, even source, odd target, odd source
     push: np.ndarray  # (n, 3) factors of the inlet's u and v, and a constant
 
 
@@ -72,7 +72,7 @@ class Walls(NamedTuple):
     """Links from fluid cells to obstacles, by row of the cell."""
 
     start: np.ndarray  # (ny + 2,)
-    index: np.ndarray  # (n, 6) target, f_i(x), second source; after an even and after an odd tick
+    slots: np.ndarray  # (n, 6) target, f_i(x), second source; after an even and after an odd tick
     weight: np.ndarray  # (n, 3) of the two sources, and the velocity term
     exchange: np.ndarray  # (n, 4) direction i into the wall, velocity of the wall
     body: np.ndarray  # (n,) number of the obstacle
@@ -289,15 +289,16 @@ def _links(domain, flat, profile, side_velocity, dtype):
         )
         take = missing & ~outlet
         collected.append((source_y[take] + 1, pairs[take], push[take]))
-    row, index, push = (np.concatenate(parts) for parts in zip(*collected, strict=True))
+    row, slots, push = (np.concatenate(parts) for parts in zip(*collected, strict=True))
     order = np.argsort(row, kind="stable")
     start = np.searchsorted(row[order], np.arange(ny + 2))
-    return Links(start.astype(np.uint64), index[order].astype(np.uint64), push[order].astype(dtype))
+    return Links(start.astype(np.uint64), slots[order].astype(np.uint64), push[order].astype(dtype))
 
 
 def _walls(domain, flat, obstacles, interpolated, dtype):
     """Links to obstacles, those with sources in the row of the cell and the others, and the range of rows."""
-    near, far = [], []
+    near: list[tuple[np.ndarray, ...]] = []
+    far: list[tuple[np.ndarray, ...]] = []
     for q in range(1, Q):
         body = domain.body(domain.y - CY[q], domain.x - CX[q])
         for number in np.unique(body[body >= 0]):
@@ -311,29 +312,18 @@ def _walls(domain, flat, obstacles, interpolated, dtype):
             two_cells = (d < 0.5) & domain.fluid(y + CY[q], x + CX[q])
             d = np.where((d < 0.5) & ~two_cells, 0.5, d)
             push = 6 * W[q] * (velocity @ [CX[q], CY[q]])
-            both = np.broadcast_to([-CX[q], -CY[q], 0, 0], (y.size, 4)) + np.pad(velocity, ((0, 0), (2, 0)))
-            weight = {
-                False: np.stack([1 / (2 * d), 1 - 1 / (2 * d), push / (2 * d)], axis=1),
-                True: np.stack([2 * d, 1 - 2 * d, push], axis=1),
-            }
-            i = OPPOSITE[q]
-            beyond = (y + CY[q]) % domain.ny, (x + CX[q]) % domain.nx
-            second = {False: (q, y, x), True: (i, *beyond)}
-            for two, table in ((False, near), (True, far)):
-                index = np.stack(
-                    [
-                        f
-                        for parity in (0, 1)
-                        for f in (
-                            flat.wanted(parity, q, y, x),
-                            flat.waiting(parity, i, y, x),
-                            flat.waiting(parity, *second[two]),
-                        )
-                    ],
-                    axis=1,
-                )
-                take = two_cells == two
-                table.append((y[take] + 1, index[take], weight[two][take], both[take], np.full(take.sum(), number)))
+            exchange = np.hstack([np.tile([-CX[q], -CY[q]], (y.size, 1)), velocity])
+            own, beyond = (q, y, x), (OPPOSITE[q], (y + CY[q]) % domain.ny, (x + CX[q]) % domain.nx)
+            for table, second, weight, take in (
+                (near, own, (1 / (2 * d), 1 - 1 / (2 * d), push / (2 * d)), ~two_cells),
+                (far, beyond, (2 * d, 1 - 2 * d, push), two_cells),
+            ):
+                slots = [
+                    (flat.wanted(t, q, y, x), flat.waiting(t, OPPOSITE[q], y, x), flat.waiting(t, *second))
+                    for t in (0, 1)
+                ]
+                columns = y + 1, np.stack([*slots[0], *slots[1]], 1), np.stack(weight, 1), exchange
+                table.append((*(column[take] for column in columns), np.full(take.sum(), number)))
     rows = [row for table in (near, far) for row in np.concatenate([[], *(part[0] for part in table)])]
     span = (int(min(rows)), int(max(rows)) + 1) if rows else (1, 1)
     return _sorted_walls(near, domain.ny, dtype), _sorted_walls(far, domain.ny, dtype), span
@@ -341,11 +331,11 @@ def _walls(domain, flat, obstacles, interpolated, dtype):
 
 def _sorted_walls(parts, ny, dtype):
     empty = (np.zeros(0, int), np.zeros((0, 6), int), np.zeros((0, 3)), np.zeros((0, 4)), np.zeros(0, int))
-    row, index, weight, exchange, body = (np.concatenate(columns) for columns in zip(empty, *parts, strict=True))
+    row, slots, weight, exchange, body = (np.concatenate(columns) for columns in zip(empty, *parts, strict=True))
     order = np.argsort(row, kind="stable")
     return Walls(
         start=np.searchsorted(row[order], np.arange(ny + 2)).astype(np.uint64),
-        index=index[order].astype(np.uint64),
+        slots=slots[order].astype(np.uint64),
         weight=weight[order].astype(dtype),
         exchange=exchange[order].astype(np.float64),
         body=body[order].astype(np.int64),

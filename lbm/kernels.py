@@ -186,7 +186,7 @@ def follow_links(f, links, y, parity, u, v):
     target, source = U(2) * parity, U(2) * parity + U(1)
     for k in range(links.start[y], links.start[y + U(1)]):
         push = links.push[k, 0] * u + links.push[k, 1] * v + links.push[k, 2]
-        f[links.index[k, target]] = f[links.index[k, source]] + push
+        f[links.slots[k, target]] = f[links.slots[k, source]] + push
 
 
 @njit(**OPTIONS)
@@ -199,9 +199,9 @@ def follow_walls(f, walls, y, parity, partial):
     """
     t, a, b = U(3) * parity, U(3) * parity + U(1), U(3) * parity + U(2)
     for k in range(walls.start[y], walls.start[y + U(1)]):
-        gone = f[walls.index[k, a]]
-        back = walls.weight[k, 0] * gone + walls.weight[k, 1] * f[walls.index[k, b]] + walls.weight[k, 2]
-        f[walls.index[k, t]] = back
+        gone = f[walls.slots[k, a]]
+        back = walls.weight[k, 0] * gone + walls.weight[k, 1] * f[walls.slots[k, b]] + walls.weight[k, 2]
+        f[walls.slots[k, t]] = back
         body, both, change = walls.body[k], float(gone) + float(back), float(gone) - float(back)
         partial[parity, y, body, 0] += walls.exchange[k, 0] * both - walls.exchange[k, 2] * change
         partial[parity, y, body, 1] += walls.exchange[k, 1] * both - walls.exchange[k, 3] * change
@@ -322,7 +322,7 @@ def meet(progress, band, bands):
     """
     if bands == 1:
         return True
-    mine = _load(progress, 8 * band) + 1
+    mine = _load(progress, 8 * band) + 1  # type: ignore[call-arg]
     _store(progress, 8 * band, mine)
     for other in range(bands):
         tries = 0

@@ -123,9 +123,12 @@ def step(f, flow, *, inflow=(0.0, 0.0, 0.0), absorbed=None):
 
 
 def _halo(flow):
-    sides = {"periodic": {"mode": "wrap"}, "free-slip": {"mode": "edge"}, "no-slip": {"constant_values": -1}}
-    ends = {"mode": "wrap"} if flow.ends == "periodic" else {"constant_values": -1}
-    return np.pad(np.pad(flow.body, ((1, 1), (0, 0)), **sides[flow.sides]), ((0, 0), (1, 1)), **ends)
+    halo = np.pad(flow.body, 1, constant_values=-1)
+    if flow.sides != "no-slip":
+        halo[[0, -1]] = halo[[-2, 1]] if flow.sides == "periodic" else halo[[1, -2]]
+    if flow.ends == "periodic":
+        halo[:, [0, -1]] = halo[:, [-2, 1]]
+    return halo
 
 
 def _wall(post, flow, body, q, y, x):
