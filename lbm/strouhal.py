@@ -22,6 +22,7 @@ import numpy as np
 
 PERIODS = 5  # fewer in a record make no statistics
 SAMPLES = 6  # fewer in a period cannot be told from noise
+ENOUGH = 64  # in a period
 SHARE = 0.35  # of the variance, that a shedding signal has within a quarter of its peak frequency
 DECAY = 0.5  # amplitude of the last third of a record, relative to the first, below which the oscillation dies out
 FLOOR = 1e-3  # standard deviation of a lift coefficient below which nothing sheds
@@ -55,6 +56,9 @@ def shedding_frequency(signal: np.ndarray, interval: float = 1.0) -> tuple[float
     period = _rough_period(signal)
     if not math.isfinite(period) or not np.isfinite(signal).all():
         return NOTHING
+    if (width := int(period / ENOUGH)) > 1:  # long records of every tick: means over blocks lose nothing
+        signal = signal[: len(signal) // width * width].reshape(-1, width).mean(axis=1)
+        period, interval = period / width, interval * width
     wave = _band(signal, period)
     thirds = [part.std() for part in np.array_split(wave, 3)]
     if thirds[2] < DECAY * thirds[0]:
@@ -84,8 +88,9 @@ def mean_period(times: np.ndarray) -> tuple[float, float]:
 def _rough_period(signal: np.ndarray) -> float:
     """Samples in a period at the peak of the spectrum; NaN where no peak stands out."""
     n = len(signal)
-    x = np.arange(n)
-    straight = signal - np.polynomial.Polynomial.fit(x, signal, 1)(x)
+    x = np.arange(n) - (n - 1) / 2
+    straight = signal - signal.mean()
+    straight -= x * (x @ straight / (x @ x))  # the straight line of least squares
     spectrum = np.abs(np.fft.rfft(straight * np.hanning(n))) ** 2
     low, high = PERIODS - 2, n // SAMPLES  # cycles in the record
     if high <= low or not spectrum[low:].sum() > 0:

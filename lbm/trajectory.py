@@ -1,8 +1,8 @@
 """One trajectory on its way to the dataset: frames, forces, saved states, and the state it restarts from.
 
-Frame k is sampled at tick (warmup + k) * every. After a chunk of frames the order is: data, restart state (now and
-then), `frames_written`. Whatever a kill leaves of this is a dataset that a later run completes to the bits of an
-undisturbed one: it continues from the last restart state and rewrites what came after with the same values.
+Frame k is sampled at tick (warmup + k) * every. After a chunk of frames come, now and then, the restart state and then
+`frames_written`. Whatever a kill leaves of this is a dataset that a later run completes to the bits of an undisturbed
+one: it continues from the last restart state and rewrites what came after with the same values.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ SLICE = 4e7  # cell updates between two looks at the orders: about a tenth of a 
 GLANCE_TICKS = 100  # what is not finite any more is found within so many ticks
 CHECK_TICKS = 1000  # a flow too fast, or of drifting mass, within so many, and before every frame
 PENDING_TICKS = 4096  # of forces, before they are sorted into their chunks
+MARK_EVERY = 0.25  # seconds between acknowledgements of frames
 SAVE_EVERY = 2.0  # seconds between restart states: what a kill can cost
 
 GO, STOP, LEAVE = "go", "stop", "leave"  # orders: go on; save and stop; stop without touching the dataset
@@ -87,6 +88,7 @@ class Trajectory:
         self.states = _States(writer, number)
         self._series = [*self.fields.values(), *self.forces.series.values(), *self.states.series.values()]
         self.frames, self.checked, self.glanced, self.saved = 0, 0, 0, time.monotonic()
+        self.said = self.saved
         self.acknowledged = self.marked = int(np.asarray(writer.array("frames_written")[number]))
         if saved := restart.load(self.state_file):
             state, frames = saved
@@ -146,9 +148,14 @@ class Trajectory:
             series.append(frame[None])
 
     def _acknowledge(self) -> None:
-        self._mark()
-        if self.frames < self.config.frames and time.monotonic() - self.saved > SAVE_EVERY:
+        now = time.monotonic()
+        if self.frames == self.config.frames:
+            self._mark()
+        elif now - self.saved > SAVE_EVERY:
             self._save()
+            self._mark()
+        elif now - self.said > MARK_EVERY:
+            self._mark()
 
     def _mark(self) -> None:
         """Advance `frames_written` (never back: frames repeated after a kill were acknowledged before)."""
@@ -156,6 +163,7 @@ class Trajectory:
         if self.acknowledged > self.marked:
             self.writer.mark(trajectory=self.number, time=slice(0, self.acknowledged))
             self.marked = self.acknowledged
+        self.said = time.monotonic()
 
     def _flush(self) -> None:
         self.forces.settle()
