@@ -278,7 +278,8 @@ def _links(domain, flat, profile, side_velocity, dtype):
         source_x = np.where(bounced, x, from_x % nx)
         push = np.zeros((y.size, 3))
         push[:, :2] = 6 * W[q] * np.array([CX[q], CY[q]]) * profile[2 * y + 1 - CY[q]] * inlet[:, None]
-        push[:, 2] = 6 * W[q] * CX[q] * np.where(from_y < 0, side_velocity[0], side_velocity[1]) * side
+        moving = side & ~(beyond & (domain.ends == "walls"))  # the link into a corner meets the end, which is at rest
+        push[:, 2] = 6 * W[q] * CX[q] * np.where(from_y < 0, side_velocity[0], side_velocity[1]) * moving
         pairs = np.stack(
             [
                 f

@@ -113,7 +113,10 @@ def step(f, flow, *, inflow=(0.0, 0.0, 0.0), absorbed=None):
             speed = inflow[2]
             new[q, :, -1] = speed * f[q, :, -2] + (1 - speed) * f[q, :, -1] + absorbed[q]
         if flow.sides == "no-slip" and edge is not None:
-            new[q, edge] = post[OPPOSITE[q], edge] + 6 * W[q] * CX[q] * flow.side_velocity[edge]
+            speed = np.full(f.shape[2], flow.side_velocity[edge])
+            if end is not None and flow.ends == "walls":
+                speed[end] = 0  # the end, which is at rest, goes up to the corner
+            new[q, edge] = post[OPPOSITE[q], edge] + 6 * W[q] * CX[q] * speed
         beyond = np.roll(pad, (CY[q], CX[q]), (0, 1))[1:-1, 1:-1]
         for y, x in np.argwhere((beyond >= 0) & ~solid):
             new[q, y, x], impulse = _wall(post, flow, int(beyond[y, x]), q, y, x)
