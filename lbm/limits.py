@@ -1,5 +1,6 @@
 """What a flow's parameters must satisfy before a tick is spent: reasons to refuse and reasons to warn."""
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -24,11 +25,16 @@ def problems(p: "FlowParameters") -> tuple[list[str], list[str]]:
     errors = _wrong_values(p)
     if errors:
         return errors, []
-    obstacle_errors, obstacle_warnings = obstacles.problems(p.obstacles, p.ny, p.nx, p.ends, p.sides)
+    pictures = any(o.shape == "image" for o in p.obstacles)  # whose files may change
+    find = obstacles.problems if pictures else _obstacle_problems
+    obstacle_errors, obstacle_warnings = find(p.obstacles, p.ny, p.nx, p.ends, p.sides)
     if obstacle_errors:  # what follows asks for the extent of the obstacles
         return obstacle_errors, []
     flow_errors, flow_warnings = _flow(p)
     return flow_errors + _boundaries(p), flow_warnings + obstacle_warnings
+
+
+_obstacle_problems = functools.lru_cache(maxsize=256)(obstacles.problems)  # a sweep asks for each of its runs
 
 
 def _wrong_values(p: "FlowParameters") -> list[str]:
