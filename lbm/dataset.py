@@ -149,7 +149,7 @@ def read_attributes(path: Path | str) -> dict[str, Any]:
             if version is not None
             else f"{path} is not a dataset of this software (no schema_version)"
         )
-    return attributes
+    return {**attributes, "complete": attributes.get("complete") in (True, 1)}
 
 
 def open_dataset(path: Path | str, *, allow_incomplete: bool = False, chunks: Any = "stored") -> xr.Dataset:

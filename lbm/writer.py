@@ -184,7 +184,7 @@ class Writer:
         store.remove_tree(self.path / store.RESTART)
         store.remove_leftovers(self.path)
         manifest.write_manifest(self.path, attributes)
-        store.write_group(self.path, {**attributes, "complete": True})
+        store.write_group(self.path, {**attributes, "complete": 1})
 
 
 def progress(path: Path | str) -> tuple[int, int, str]:
@@ -234,7 +234,9 @@ def allocate(
     import zarr
     from zarr.storage import LocalStore
 
-    full = {"schema_version": SCHEMA_VERSION, **provenance(), **attrs, "complete": False}
+    full = {"schema_version": SCHEMA_VERSION, **provenance(), **attrs, "complete": 0}
+    # 0 and 1: netCDF, which xarray writes a store to as it is, knows no booleans
+    full = {name: int(value) if isinstance(value, bool) else value for name, value in full.items()}
     extra = sorted(
         name for name, (dims, _, _) in coords.items() if tuple([dims] if isinstance(dims, str) else dims) != (name,)
     )

@@ -15,6 +15,7 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import lbm
 from lbm import dataset, store
 from lbm.errors import DataError, ResourceError, UsageError
 
@@ -79,7 +80,7 @@ def test_what_was_written_is_read_back(tmp_path):
     assert ds["frames_written"].values.tolist() == [FRAMES, FRAMES]
     assert ds["solid"].dtype == bool
     assert ds.attrs["schema_version"] == 1
-    assert ds.attrs["complete"] is True
+    assert ds.attrs["complete"] == 1
     assert not (tmp_path / "flow.zarr.lock").exists()
     dataset.check(path)
 
@@ -429,3 +430,13 @@ def test_hostile_shape_is_refused_before_allocation(tmp_path):
     with pytest.raises(DataError, match=r"vorticity/zarr\.json"):
         dataset.open_dataset(path, allow_incomplete=True)
     assert list(store.chunk_keys(path, "tick")) == ["tick/c/0"]
+
+
+def test_a_store_opened_by_xarray_alone_can_be_written_to_netcdf(tmp_path):
+    path = lbm.simulate(
+        size="16x32", diameter=4.0, frames=2, every=2, warmup=0, trajectories=1, output=tmp_path / "f.zarr"
+    )
+    with xr.open_zarr(path, consolidated=False) as ds:
+        ds.to_netcdf(tmp_path / "f.nc")
+        with xr.open_dataset(tmp_path / "f.nc") as back:
+            xr.testing.assert_equal(back, ds)
