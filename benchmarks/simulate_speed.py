@@ -4,7 +4,8 @@
     python benchmarks/simulate_speed.py --quick    # a tenth of the frames
 
 Wall and processor time of the command on all cores, and the share of a frame's processor time that is
-not the solver: fields, forces and their Strouhal number, checks, compression, writing. Writes benchmarks/results/simulate_speed.json.
+not the solver: fields, forces and their Strouhal number, checks, compression, writing.
+Writes benchmarks/results/simulate_speed.json.
 """
 
 from __future__ import annotations
