@@ -122,13 +122,16 @@ def take_turns(
         fitting = int(seconds / 4 / (time.perf_counter() - start) * 4) // 2 * 2
         ticks[name] = max(2, min(ticks[name], fitting))
     rates: dict[str, list[float]] = {name: [] for name in runs}
-    end = time.perf_counter() + seconds * len(runs)
-    while time.perf_counter() < end or not all(rates.values()):
-        for name, run in runs.items():
-            run(2)
+    used = dict.fromkeys(runs, 0.0)
+    while waiting := [name for name in runs if used[name] < seconds]:
+        for name in waiting:
+            begun = time.perf_counter()
+            runs[name](2)
             start = time.perf_counter()
-            run(ticks[name])
-            rates[name].append(ticks[name] * cells[name] / (time.perf_counter() - start) / 1e6)
+            runs[name](ticks[name])
+            end = time.perf_counter()
+            rates[name].append(ticks[name] * cells[name] / (end - start) / 1e6)
+            used[name] += end - begun
     return rates
 
 
