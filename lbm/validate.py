@@ -27,12 +27,12 @@ CASES = (
     Case("taylor-green", taylor_green, 3),
     Case("shear-wave", shear_waves, 3),
     Case("sound-wave", sound_waves, 1),
-    Case("cavity-100", partial(cavity, 100, 128, 0.05, 25), 10),
-    Case("cavity-400", partial(cavity, 400, 192, 0.08, 45), 30, full=True),
-    Case("cavity-1000", partial(cavity, 1000, 256, 0.08, 70), 90, full=True),
+    Case("cavity-100", partial(cavity, 100, 96, 0.08, 20), 2),
+    Case("cavity-400", partial(cavity, 400, 128, 0.08, 45), 10, full=True),
+    Case("cavity-1000", partial(cavity, 1000, 192, 0.08, 70), 40, full=True),
     Case("dfg-2d1-20", partial(wakes.dfg_steady, 20), 8),
     Case("dfg-2d1", partial(wakes.dfg_steady, 40), 60, full=True),
-    Case("dfg-2d2", partial(wakes.dfg_unsteady, 40), 60, full=True),
+    Case("dfg-2d2", partial(wakes.dfg_unsteady, 60), 60, full=True),
     Case("onset", wakes.onset, 10),
     Case("steady-20", partial(wakes.steady_drag, 20), 90, full=True),
     Case("steady-40", partial(wakes.steady_drag, 40), 90, full=True),
@@ -41,7 +41,7 @@ CASES = (
     Case("spinning", wakes.spinning, 90, full=True),
     Case("naca", wakes.aerofoil, 60, full=True),
     Case("walls", wakes.wall_study, 120, full=True),
-    *(Case(f"strouhal-{re}", partial(wakes.street, re, forces=False), 90, full=True) for re in (50, 60, 80, 120, 180)),
+    *(Case(f"strouhal-{re}", partial(wakes.street, re, forces=False), 90, full=True) for re in (60, 80, 120, 170)),
 )
 
 

@@ -65,7 +65,7 @@ def poiseuille(taus: Sequence[float] = (0.52, 0.6, 0.8, 1.0, 2.0, 3.0)) -> Outco
                source, tolerance=1e-12)
         for t in taus
     ]  # fmt: skip
-    sizes = np.array([8, 16, 32, 64])
+    sizes = np.array([8, 16, 32])
     curves = {"sizes": sizes}
     for name, lambda_ in (("3/16", MAGIC), ("1/4", 0.25), ("1/12", 1 / 12)):
         curves[name] = np.array([poiseuille_error(int(n), 1.0, lambda_) for n in sizes])
