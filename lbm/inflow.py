@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lbm.flow import FlowParameters
 
 BLOCK = 4096  # ticks whose normals are drawn together
+AHEAD = 2048  # ticks computed together
 PURPOSE = {"start": 0, "noise": 1}
 
 
@@ -38,15 +39,26 @@ class Inflow:
         self.pulse_start = p.startup + rng.uniform(0.3, 0.9) * p.ramp_ticks
         self.pulse_length = 5 * p.reference_length / p.inflow_velocity  # about a shedding period
         self._block, self._normals = -1, np.empty((0, 2))
+        self._from, self._path, self._noises = 0, np.empty((0, 3)), np.empty((0, 2))
 
     def next(self, tick: int, ticks: int) -> np.ndarray:
         """(ticks, 3) from tick `tick` on: velocities u, v and the outflow speed U s; call with consecutive ticks.
 
-        Zeros where the ends are not open.
+        Zeros where the ends are not open. Computed ahead, since each call costs as much as hundreds of ticks of it.
         """
-        p, t = self.p, np.arange(tick, tick + ticks) + 0.5
-        if p.ends != "open":
+        if self.p.ends != "open":
             return np.zeros((ticks, 3))
+        first = tick - self._from
+        known = 0 <= first <= len(self._path) - ticks and tuple(self.noise) == tuple(self._noises[first])
+        if not known:  # the first call, the end of what is known, or a restart
+            self._noises = np.empty((max(ticks, AHEAD) + 1, 2))
+            self._noises[0] = self.noise
+            self._from, self._path, first = tick, self._compute(tick, max(ticks, AHEAD)), 0
+        self.noise[:] = self._noises[first + ticks]
+        return self._path[first : first + ticks]
+
+    def _compute(self, tick: int, ticks: int) -> np.ndarray:
+        p, t = self.p, np.arange(tick, tick + ticks) + 0.5
         ramp, mean = _step(t / max(p.ramp_ticks, 0.5)), _step(t / max(p.startup, 0.5))
         s = np.clip((t - self.pulse_start) / self.pulse_length, 0, 1)
         pulse = self.pulse_height * (16 * s * s * (1 - s) * (1 - s))
@@ -56,10 +68,12 @@ class Inflow:
         return np.stack([speed * u, speed * v, speed], axis=1)
 
     def _noise(self, tick: int, ticks: int) -> np.ndarray:
-        path = np.zeros((ticks, 2))
+        """(ticks, 2) of unit variance, remembered behind the present value."""
+        path = self._noises[1:]
         if self.p.noise_streamwise == 0 and self.p.noise_transverse == 0:
-            return path
-        done = 0
+            path[:] = self.noise
+            return np.zeros((ticks, 2))
+        done, state = 0, self.noise.copy()
         while done < ticks:
             block, first = divmod(tick + done, BLOCK)
             if block != self._block:
@@ -67,7 +81,7 @@ class Inflow:
                 self._block = block
             n = min(BLOCK - first, ticks - done)
             decay = math.exp(-1 / self.p.noise_time)
-            kernels.ornstein_uhlenbeck(self.noise, self._normals[first : first + n], decay, path[done : done + n])
+            kernels.ornstein_uhlenbeck(state, self._normals[first : first + n], decay, path[done : done + n])
             done += n
         return path
 

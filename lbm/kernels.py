@@ -433,7 +433,7 @@ def moments(f, g, offsets, solid, half_force, out):
     half_force: (2,) half the body force, which belongs to the momentum.
     """
     real = f.dtype.type
-    one = real(1)
+    zero, one = real(0), real(1)
     hx, hy = half_force[0], half_force[1]
     o1, o2, o3, o4 = offsets[1], offsets[2], offsets[3], offsets[4]
     o5, o6, o7, o8 = offsets[5], offsets[6], offsets[7], offsets[8]
@@ -444,11 +444,33 @@ def moments(f, g, offsets, solid, half_force, out):
             east, west = f[j + o1] + (f[j + o5] + f[j + o8]), f[j + o3] + (f[j + o6] + f[j + o7])
             north, south = f[j + o2] + (f[j + o5] + f[j + o6]), f[j + o4] + (f[j + o7] + f[j + o8])
             drho = f[j] + (east + west) + (f[j + o2] + f[j + o4])
-            fluid = one - real(solid[y, x])
-            inverse = fluid / (one + drho)
-            out[0, y, x] = one + fluid * drho
-            out[1, y, x] = (east - west + hx) * inverse
-            out[2, y, x] = (north - south + hy) * inverse
+            inverse = one / (one + drho)
+            wall = solid[y, x]  # a choice, not a factor 0: that would keep the sign of what lies in a wall
+            out[0, y, x] = one if wall else one + drho
+            out[1, y, x] = zero if wall else (east - west + hx) * inverse
+            out[2, y, x] = zero if wall else (north - south + hy) * inverse
+
+
+@njit(**OPTIONS)
+def extremes(moments, work):
+    """(largest speed^2, smallest and largest density, their mean) of moments (3, ny, nx); work: (4, nx).
+
+    Column by column, which needs no reordering to become vector code. A value that is not finite makes the mean so.
+    """
+    density, u, v = moments[0], moments[1], moments[2]
+    ny, nx = density.shape
+    work[0], work[1], work[2], work[3] = 0, density[0], density[0], 0
+    for y in range(ny):
+        for x in range(nx):
+            rho, speed = density[y, x], u[y, x] * u[y, x] + v[y, x] * v[y, x]
+            work[0, x] = speed if speed > work[0, x] else work[0, x]
+            work[1, x] = rho if rho < work[1, x] else work[1, x]
+            work[2, x] = rho if rho > work[2, x] else work[2, x]
+            work[3, x] += rho + (speed - speed)
+    total = 0.0
+    for x in range(nx):
+        total += work[3, x]
+    return work[0].max(), work[1].min(), work[2].max(), total / (ny * nx)
 
 
 @njit(**OPTIONS)
@@ -460,7 +482,7 @@ def vorticity(u, v, solid, wrap_x, wrap_y, walls, out):
     """
     real = u.dtype.type
     ny, nx = u.shape
-    half, one = real(0.5), real(1)
+    zero, half = real(0), real(0.5)
     for y in range(ny):
         up, down = min(y + 1, ny - 1), max(y - 1, 0)
         if wrap_y:
@@ -479,7 +501,7 @@ def vorticity(u, v, solid, wrap_x, wrap_y, walls, out):
             for x in range(nx):
                 out[y, x] -= walls[1] - u[y, x]
         for x in range(nx):
-            out[y, x] *= one - real(solid[y, x])
+            out[y, x] = zero if solid[y, x] else out[y, x]
 
 
 @njit(**OPTIONS)

@@ -143,9 +143,7 @@ class Trajectory:
         if self.frames == self.config.frames:  # everything else lies on disk before the last chunk is acknowledged
             self.forces.finish(self._tick(0))
         for name, series in self.fields.items():
-            frame = fields[name]
-            frame += 0  # zeros inside obstacles have a sign that a restart does not keep: +0 all of them
-            series.append(frame[None])
+            series.append(fields[name][None])
 
     def _acknowledge(self) -> None:
         now = time.monotonic()
