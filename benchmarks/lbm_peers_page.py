@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 # (rows, columns, threads): least ratio to lbmpy's default pattern, in single and in double precision
 GOALS = {
     (128, 128, 1): (1.0, 1.3),
@@ -28,7 +30,7 @@ def _heading(report: dict) -> str:
         f"{n} thread{'s' if n != '1' else ''}: " + ", ".join(f"{k} {v:.1f}" for k, v in rates.items())
         for n, rates in report["bandwidth"]["threads"].items()
     ]
-    other, swing = report["other_work"], max((r["mlups"] / r["mlups_median"] - 1 for r in report["rows"]), default=0)
+    other, swing = report["other_work"], [r["mlups"] / r["mlups_median"] - 1 for r in report["rows"]]
     return f"""# Speed against other codes
 
 Million updates of a lattice cell per second (MLUPS) of one flow: a channel between walls, parabolic inflow, a cylinder
@@ -43,8 +45,9 @@ on the cylinder at every tick. Made by `benchmarks/lbm_peers.py`; its first line
 - How: every code runs for a fraction of a second, in turns, until each has had {report["seconds"]:g} s for each
   figure. The table shows the best turn and, in brackets, the median: other work can only slow a code down, so the
   best is closer to what the code can do, and the distance to the median shows how quiet the machine was.
-- Noise: the best turn exceeds the median by at most {swing:.0%}. Other programs used {other["cores"]:.2f} cores on
-  average meanwhile, the host withheld {other["stolen"]:.2f}.
+- Noise: the best turn exceeds the median by {statistics.median(swing):.0%} for half of the figures, by
+  {max(swing):.0%} at most. Other programs used {other["cores"]:.2f} cores on average meanwhile, the host withheld
+  {other["stolen"]:.2f}. A code that waits for all its threads at every tick (OpenMP) suffers most from others.
 - Memory bandwidth in the same run (GB/s, arrays of {report["bandwidth"]["array_mib"]} MiB, write-allocate counted):
   {"; ".join(bandwidth)}.
 """

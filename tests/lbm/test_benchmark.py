@@ -1,7 +1,9 @@
 """The arithmetic of the speed report, with a clock that the test winds itself where time enters."""
 
 import functools
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,3 +134,24 @@ def test_machine_says_what_ran():
     assert about["cores"] >= 1
     assert about["free_memory_gib"] > 0
     assert "numba" in about["versions"]
+
+
+def test_page_of_the_peers_sets_the_faster_of_ours_against_each_goal():
+    path = Path(__file__).parents[2] / "benchmarks" / "lbm_peers_page.py"
+    spec = importlib.util.spec_from_file_location("lbm_peers_page", path)
+    peers = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peers)
+
+    def row(code, threads, mlups):
+        case = {"ny": 1024, "nx": 2048, "dtype": "float64", "threads": threads, "two_array_bound": 120.0}
+        return {**case, "code": code, "mlups": mlups, "mlups_median": mlups / 2}
+
+    rows = [row("ours", 1, 240.0), row("lbmpy, two arrays", 1, 120.0), row("pylbm", 1, 20.0)]
+    rows += [row("ours, bands", 2, 250.0), row("ours, runs", 2, 300.0), row("lbmpy, two arrays", 2, 150.0)]
+    reached = {what.split("float64, ")[1]: (wanted, got) for what, wanted, got in peers.goals({"rows": rows})}
+    assert reached == {
+        "1 thread: / lbmpy, two arrays": (2.2, 2.0),
+        "1 thread: / pylbm": (10.0, 12.0),
+        "1 thread: / two-array bound": (1.2, 2.0),
+        "2 threads: / lbmpy, two arrays": (2.2, 2.0),
+    }
