@@ -18,7 +18,9 @@ import os
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 FLAGS = {"contract", "arcp", "nsz"}
@@ -108,6 +110,65 @@ def collide(f0, f1, f2, f3, f4, f5, f6, f7, f8, rates, one, half, third, quarter
     return drho - t + r, a + b, c + d, a - b, c - d, e + g, h + k, e - g, h - k
 
 
+LARGE = 64 * 2**20  # bytes of populations above which memory, not the caches, feeds the rows: then rows are prefetched
+PIECE = U(16)  # cells between two prefetches, one or two cache lines: more stalls, fewer costs instructions
+
+
+def _slot(number):
+    """Load from and store to the number-th of the nine runs of memory that a row collides in.
+
+    No two runs overlap, which the compiler cannot see and would check at the start of every row, 36 pairs: scoped
+    no-alias metadata tells it (14 % on rows of 128 cells in single precision, the same bits).
+    """
+
+    def mark(module, instruction):
+        domain = module.add_metadata(["slots of a row"])
+        scopes = [module.add_metadata([f"slot {q}", domain]) for q in range(9)]
+        instruction.set_metadata("alias.scope", module.add_metadata([scopes[number]]))
+        instruction.set_metadata("noalias", module.add_metadata(scopes[:number] + scopes[number + 1 :]))
+        return instruction
+
+    @intrinsic
+    def load(typing_context, array, index):
+        def generate(context, builder, signature, arguments):
+            pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            return mark(builder.module, builder.load(builder.gep(pointer, [arguments[1]])))
+
+        return array.dtype(array, types.uint64), generate
+
+    @intrinsic
+    def store(typing_context, array, index, value):
+        def generate(context, builder, signature, arguments):
+            pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            mark(builder.module, builder.store(arguments[2], builder.gep(pointer, [arguments[1]])))
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint64, array.dtype), generate
+
+    return load, store
+
+
+_LOAD, _STORE = zip(*(_slot(number) for number in range(9)), strict=True)
+_l0, _l1, _l2, _l3, _l4, _l5, _l6, _l7, _l8 = _LOAD
+_s0, _s1, _s2, _s3, _s4, _s5, _s6, _s7, _s8 = _STORE
+
+
+@intrinsic
+def _prefetch(typing_context, array, index):
+    """Ask for the cache line of an element."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, integer = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, integer, integer, integer])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = builder.bitcast(builder.gep(pointer, [arguments[1]]), byte)
+        builder.call(function, [address, integer(0), integer(3), integer(1)])  # for reading, every level, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64), generate
+
+
 @njit(inline="always")
 def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, rates, general):
     """Collide `length` cells; population q starts at flat index a_q, its result goes where -c_q came from."""
@@ -116,18 +177,18 @@ def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, rates, genera
     values = (rates[0], rates[1], rates[2], rates[3], rates[4], rates[5])
     for j in range(length):
         g0, g1, g2, g3, g4, g5, g6, g7, g8 = collide(
-            f[a0 + j], f[a1 + j], f[a2 + j], f[a3 + j], f[a4 + j], f[a5 + j], f[a6 + j], f[a7 + j], f[a8 + j],
-            values, one, half, third, quarter, general,
+            _l0(f, a0 + j), _l1(f, a1 + j), _l2(f, a2 + j), _l3(f, a3 + j), _l4(f, a4 + j), _l5(f, a5 + j),
+            _l6(f, a6 + j), _l7(f, a7 + j), _l8(f, a8 + j), values, one, half, third, quarter, general,
         )  # fmt: skip
-        f[a0 + j] = g0
-        f[a3 + j] = g1
-        f[a4 + j] = g2
-        f[a1 + j] = g3
-        f[a2 + j] = g4
-        f[a7 + j] = g5
-        f[a8 + j] = g6
-        f[a5 + j] = g7
-        f[a6 + j] = g8
+        _s0(f, a0 + j, g0)
+        _s3(f, a3 + j, g1)
+        _s4(f, a4 + j, g2)
+        _s1(f, a1 + j, g3)
+        _s2(f, a2 + j, g4)
+        _s7(f, a7 + j, g5)
+        _s8(f, a8 + j, g6)
+        _s5(f, a5 + j, g7)
+        _s6(f, a6 + j, g8)
 
 
 @njit(**OPTIONS)
@@ -153,6 +214,25 @@ def odd_row(f, g, rows, y, rates):
             i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
             rows.segments[k, 1], rates, False,
         )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def odd_row_ahead(f, g, rows, y, rates):
+    """`odd_row` that asks for the even row that comes next, y + 2, meanwhile: collision overlaps with memory."""
+    n, s, line = g.plane, g.stride, U(64 // f.itemsize)
+    for k in range(rows.start[y], rows.start[y + U(1)]):
+        i, left = rows.segments[k, 0], rows.segments[k, 1]
+        while left > U(0):
+            length = min(left, PIECE)
+            for q in range(U(9)):
+                for x in range(U(0), length, line):
+                    _prefetch(f, i + q * n + U(2) * s + x)  # type: ignore[call-arg]
+            collide_segment(
+                f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
+                i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
+                length, rates, False,
+            )  # fmt: skip
+            i, left = i + length, left - length
 
 
 @njit(**OPTIONS)
@@ -361,7 +441,7 @@ def advance(f, held, geometry, rates, absorption, inflow, tick, forces, partial,
     near, far, sponge, (first_wall, last_wall) = geometry.near, geometry.far, geometry.sponge, geometry.wall_rows
     outlet, general, absorbing = geometry.outlet, geometry.general, sponge.damping.size > 0
     low, high = 1 + band * g.ny // bands, 1 + (band + 1) * g.ny // bands
-    done, ticks = 0, inflow.shape[0]
+    done, ticks, large = 0, inflow.shape[0], f.nbytes > LARGE
     while done < ticks:
         with_even = (tick + done) % 2 == 0
         with_odd = not with_even or done + 1 < ticks
@@ -403,6 +483,8 @@ def advance(f, held, geometry, rates, absorption, inflow, tick, forces, partial,
                     general_odd_row(f, g, rows, y, rates)
             elif parity == 0:
                 even_row(f, g, rows, y, rates)
+            elif large:
+                odd_row_ahead(f, g, rows, y, rates)
             else:
                 odd_row(f, g, rows, y, rates)
             if absorbing:
