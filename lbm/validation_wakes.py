@@ -263,7 +263,7 @@ def steady_drag(reynolds: float, *, diameter: float = 16, speed: float = 0.06, h
     behind = np.arange(p.nx) - (20 * diameter + diameter / 2)
     ends = np.flatnonzero((line[:-1] < 0) & (line[1:] >= 0) & (behind[:-1] > 1))[-1]
     length = float(behind[ends] + line[ends] / (line[ends] - line[ends + 1])) / diameter
-    reference = {20: (2.045, (2.00, 2.09), 0.94, (0.90, 0.96)), 40: (1.522, (1.49, 1.57), 2.35, (2.13, 2.35))}
+    reference = {20: (2.045, (2.00, 2.09), 0.94, (0.90, 0.96)), 40: (1.522, (1.50, 1.57), 2.35, (2.20, 2.35))}
     drag_is, drag_in, length_is, length_in = reference[int(reynolds)]
     case, source = f"cylinder Re {reynolds:g}", "Dennis & Chang (1970)"
     return Outcome(
@@ -295,20 +295,20 @@ def spinning(diameter: float = 24, speed: float = 0.08, height: float = 24) -> O
     )
 
 
-def aerofoil(chord: float = 100, speed: float = 0.08) -> Outcome:
-    """NACA 0012 at Re 500 and no incidence: drag of the steady flow."""
+def aerofoil(chord: float = 80, speed: float = 0.08) -> Outcome:
+    """NACA 0012 at Re 500 and no incidence: drag of the steady flow, once the start's transverse pulse is gone."""
     ny = round(8 * chord)
     nu = speed * chord / 500
     body = Obstacle("naca", (4 * chord, ny / 2 - 0.5), chord, profile="0012")
     p = FlowParameters(
         ny=ny, nx=round(10 * chord), viscosity=nu, bulk_viscosity=0.1, inflow_velocity=speed, obstacles=(body,),
-        length=chord, sides="free-slip", lambda_=STEADY,
+        length=chord, sides="free-slip", lambda_=SHEDDING,
     )  # fmt: skip
-    drag, lift = Wake(Simulation(p), chord).advance(18)[-1000:].mean(0)
+    drag, lift = Wake(Simulation(p), chord).advance(30)[-1000:].mean(0)
     case = "NACA 0012 Re 500"
     return Outcome(
         [
-            Result(case, "C_D", float(drag), 0.1762, "Lockard et al. (2002)", tolerance=0.05),
-            Result(case, "C_L", float(lift), 0.0, "symmetry", tolerance=0.01),
+            Result(case, "C_D", float(drag), 0.1762, "Lockard et al. (2002)", tolerance=0.03),
+            Result(case, "C_L", float(lift), 0.0, "symmetry", tolerance=1e-3),
         ]
     )
