@@ -114,7 +114,7 @@ class SimulateConfig(BaseModel):
     startup: int = Field(0, ge=0, le=10**9, description="ticks in which the inflow rises from rest; 0: starts moving")
     body_force: Pair = Field((0.0, 0.0), description="acceleration x,y of the fluid (cells/tick^2)")
     collision: Literal["mrt", "trt", "bgk", "regularised"] = Field("mrt", description="choice of relaxation rates")
-    magic: Annotated[float, Field(gt=0, le=10)] | None = Field(
+    magic: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="magic parameter (1/s_v - 1/2)(1/s_q - 1/2) of mrt and trt; 3/16: exact half-way walls"
     )
     walls: Literal["interpolated", "half-way"] = Field("interpolated", description="where obstacles' walls lie")

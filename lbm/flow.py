@@ -235,7 +235,7 @@ class Simulation:
         """Raise NumericalError when the flow has diverged or is about to: not finite, too fast, mass drifting."""
         fastest, low, high, mean = kernels.extremes(self._update_moments(), self._work)
         speed = math.sqrt(fastest)
-        advice = "raise --viscosity, or lower --inflow-velocity or the noise"
+        advice = "raise --viscosity, or lower --inflow-velocity, the noise or --body-force"
         where = f"tick {self.tick} of trajectory {self.parameters.trajectory}"
         if not (math.isfinite(mean) and math.isfinite(speed)):
             raise NumericalError(f"the flow diverged before {where}: {advice}")

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 MACH_LIMIT = 0.8  # local, of a running flow
 LOCAL_MACH_LIMIT = 0.6  # as expected beforehand
 INFLOW_MACH_LIMIT, INFLOW_MACH_WARNING = 0.3, 0.2
-# U / nu per cell. Wakes with noise of 0.2 U ran 12,000 ticks to 150 with mrt, to 70 with bgk, 35 regularised, 8 trt.
-CELL_REYNOLDS_LIMIT = {"mrt": 100.0, "bgk": 50.0, "regularised": 35.0, "trt": 10.0}
+BODY_FORCE_LIMIT = 0.01  # a tick changes the velocity by as much
+# U / nu per cell. Wakes with noise of 0.2 U ran 12,000 ticks to 150 with mrt, to 70 with bgk, to 35 regularised.
+CELL_REYNOLDS_LIMIT = {"mrt": 100.0, "bgk": 50.0, "regularised": 35.0, "trt": 100.0}
+# Where Lambda is fixed and there is an obstacle: cylinder, square and aerofoil ran to the first, not to the second of
+# 12, 17 with Lambda = 1/12, of 8, 12 with 1/8 to 3/16, of 5, 8 with 1/4.
+LAMBDA_LIMIT = ((0.1, 15.0), (0.2, 10.0), (math.inf, 6.5))
 
 
 def problems(p: "FlowParameters") -> tuple[list[str], list[str]]:
@@ -78,9 +82,10 @@ def _wrong_values(p: "FlowParameters") -> list[str]:
 def _flow(p: "FlowParameters") -> tuple[list[str], list[str]]:
     errors, warnings = _speed(p)
     cell = max(p.inflow_velocity, *(abs(u) for u in p.side_velocity)) / p.viscosity
-    limit = CELL_REYNOLDS_LIMIT[p.collision]
+    limit = _cell_limit(p)
     if cell > limit:
-        other = "" if p.collision == "mrt" else ", or choose --collision mrt"
+        plain = p.collision == "mrt" and p.lambda_ is None
+        other = "" if plain else ", or choose --collision mrt without --magic"
         errors.append(
             f"viscosity {p.viscosity:g} is too low for this grid and collision {p.collision!r} (U / nu = {cell:.0f} "
             f"per cell, limit {limit:.0f}; relaxation time {0.5 + 3 * p.viscosity:.4f} too close to 1/2): raise "
@@ -96,9 +101,19 @@ def _flow(p: "FlowParameters") -> tuple[list[str], list[str]]:
             f"collision {p.collision!r} has one rate for both viscosities, got {p.viscosity:g} and bulk "
             f"{p.bulk_viscosity:g}: set --bulk-viscosity to {p.viscosity:g}, or choose --collision mrt or regularised"
         )
+    if p.lambda_ is not None and p.lambda_ > 1:
+        errors.append(f"lambda is {p.lambda_:g}, wanted up to 1 (3/16: exact half-way walls): lower --magic")
     if p.lambda_ is not None and p.collision not in ("mrt", "trt"):
         errors.append(f"lambda fixes the third-order rate of mrt and trt, collision is {p.collision!r}: leave it out")
     return errors, warnings
+
+
+def _cell_limit(p: "FlowParameters") -> float:
+    """Largest U / nu that a collision operator stands."""
+    lambda_ = 0.25 if p.collision == "trt" and p.lambda_ is None else p.lambda_
+    if lambda_ is None or not p.obstacles:
+        return CELL_REYNOLDS_LIMIT[p.collision]
+    return next(limit for up_to, limit in LAMBDA_LIMIT if lambda_ <= up_to)
 
 
 def _speed(p: "FlowParameters") -> tuple[list[str], list[str]]:
@@ -133,8 +148,17 @@ def _speed(p: "FlowParameters") -> tuple[list[str], list[str]]:
 
 
 def _boundaries(p: "FlowParameters") -> list[str]:
-    """Boundary settings that contradict each other."""
-    errors = []
+    """Boundary settings that contradict each other, and a body force that would drive the flow too fast."""
+    errors, force = [], math.hypot(*p.body_force)
+    channel = p.ends == "periodic" and p.sides == "no-slip" and not p.obstacles
+    speed = abs(p.body_force[0]) * p.ny**2 / (8 * p.viscosity) if channel else 0.0  # of the parabola it drives
+    if force > BODY_FORCE_LIMIT:
+        errors.append(f"body force {force:g} is too strong (limit {BODY_FORCE_LIMIT} cells/tick^2): lower --body-force")
+    elif mach(speed) > INFLOW_MACH_LIMIT:
+        errors.append(
+            f"body force {p.body_force[0]:g} drives the channel to Mach {mach(speed):.2f} (F H^2 / 8 nu, limit "
+            f"{INFLOW_MACH_LIMIT}): --body-force {p.body_force[0] * INFLOW_MACH_LIMIT / mach(speed):.2g} or less"
+        )
     if any(p.side_velocity) and p.sides != "no-slip":
         errors.append(f"side velocity {p.side_velocity} needs no-slip sides, they are {p.sides!r}: --sides no-slip")
     if p.profile == "parabolic" and p.sides != "no-slip":

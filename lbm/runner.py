@@ -60,12 +60,14 @@ def simulate(
             return path
         if dataset.read_attributes(path).get("versions") != dataset.provenance()["versions"]:
             console.warn(f"{path} was begun with other software versions: the last bits may differ", quiet=quiet)
+        schedule.reach(scheduler, path.parent)
         writer = dataset.resume(path)
     else:
         config = given.resolved()
         dataset.check_output(path, overwrite=overwrite)
         refuse_impossible(config, estimate(config, threads), path)
         check(config, quiet=quiet)
+        schedule.reach(scheduler, path.parent)
         writer = create(config, path, overwrite=overwrite)
     began = time.monotonic()
     with writer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +39,18 @@ def check_scheduler(scheduler: str) -> None:
     """Refuse a scheduler that is none: `UsageError`."""
     if scheduler not in ("threads", "processes") and "://" not in scheduler:
         raise UsageError(f"--scheduler {scheduler}: wanted threads, processes or an address such as tcp://host:8786")
+
+
+def reach(scheduler: str, folder: Path) -> None:
+    """Find a cluster's workers and see that they share `folder`, before anything is written: `ResourceError`."""
+    if "://" not in scheduler:
+        return
+    with _client(scheduler, 1) as client:
+        shared = client.run(os.path.isdir, str(folder.resolve()))
+    if not all(shared.values()):
+        raise ResourceError(
+            f"{folder.resolve()} is not there on all workers of {scheduler}: they must share the folder"
+        )
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lbm import limits
 from lbm.errors import DataError, NumericalError, UsageError
 from lbm.flow import FIELDS, FlowParameters, Simulation, check_parameters
 from lbm.obstacles import Obstacle
@@ -51,7 +52,14 @@ REFUSED = {
     "reaches into the sponge": cylinder(90.0, outlet="sponge", sponge_length=40),
     "one rate for both viscosities": {"collision": "bgk", "viscosity": 0.02},
     "collision 'bgk'.*or choose --collision mrt": {"collision": "bgk", "viscosity": 0.001, "bulk_viscosity": 0.001},
+    "limit 6; relaxation time 0.5300 too close to 1/2": {"lambda_": 0.25, "viscosity": 0.01},
     "lambda fixes the third-order rate": {"collision": "regularised", "lambda_": 0.25},
+    "lambda is 1e.09": {"lambda_": 1e9},
+    "body force 0.5 is too strong": {"body_force": (0.5, 0.0)},
+    "drives the channel to Mach": {
+        **{"obstacles": (), "ends": "periodic", "sides": "no-slip", "body_force": (1e-3, 0.0)},
+        "viscosity": 0.05,
+    },
     "lambda_ is 0": {"lambda_": 0.0},
 }
 
@@ -172,8 +180,9 @@ def test_symmetric_set_up_sheds_because_of_the_pulse():
     assert np.abs(v[31:33, 60:]).max() > 0.03
 
 
-def test_diverging_flow_is_reported_with_tick_and_advice():
-    # Lambda = 1/4 is unstable at this cell Reynolds number: it passes the checks beforehand, not the run
+def test_diverging_flow_is_reported_with_tick_and_advice(monkeypatch):
+    # Lambda = 1/4 is unstable at this cell Reynolds number, which is refused beforehand unless one insists
+    monkeypatch.setattr(limits, "LAMBDA_LIMIT", ((np.inf, np.inf),))
     simulation = Simulation(FlowParameters(viscosity=0.001, lambda_=0.25, trajectory=3))
 
     def run():

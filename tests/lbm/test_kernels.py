@@ -178,9 +178,23 @@ def test_simulations_in_threads_give_the_bits_of_one_thread():
         np.testing.assert_array_equal(populations, run(trajectory))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_row_that_prefetches_gives_the_bits_of_one_that_does_not(dtype):
+    simulation = Simulation(replace(SMALL, dtype=dtype))
+    simulation.advance(101)
+    g, rates = simulation._geometry, simulation._rates
+    plain, ahead = simulation._f.copy(), simulation._f.copy()
+    for y in range(1, g.grid.ny + 1):  # also rows cut by the cylinder, whose segments are no multiple of a piece
+        kernels.odd_row(plain, g.grid, g.rows, np.uint64(y), rates)
+        kernels.odd_row_ahead(ahead, g.grid, g.rows, np.uint64(y), rates)
+    assert np.abs(plain - simulation._f).max() > 1e-4
+    np.testing.assert_array_equal(ahead, plain)
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
 @pytest.mark.parametrize(
-    "kernel", [kernels.even_row, kernels.odd_row, kernels.general_even_row, kernels.general_odd_row]
+    "kernel",
+    [kernels.even_row, kernels.odd_row, kernels.odd_row_ahead, kernels.general_even_row, kernels.general_odd_row],
 )
 @pytest.mark.parametrize(("dtype", "suffix"), [("float32", "ps"), ("float64", "pd")])
 def test_hot_loop_is_vector_code(kernel, dtype, suffix):

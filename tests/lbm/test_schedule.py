@@ -304,3 +304,12 @@ def test_a_worker_of_an_ended_session_claims_nothing(tmp_path):
     assert files_of(tmp_path) == before
     claim.release()
     claim.release()
+
+
+def test_a_cluster_that_does_not_answer_leaves_the_dataset_alone(tmp_path):
+    settings = {"size": "16x32", "diameter": 4.0, "frames": 2, "every": 2, "warmup": 0, "trajectories": 1}
+    path = lbm.simulate(**settings, output=tmp_path / "keep.zarr")
+    before = dataset.digest(path)
+    with pytest.raises(ResourceError, match="no dask scheduler answers"):
+        lbm.simulate(**settings, output=path, overwrite=True, scheduler="tcp://127.0.0.1:1")
+    assert dataset.digest(path) == before
