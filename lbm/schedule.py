@@ -11,8 +11,8 @@ when dask gives up); a run that diverged is not, and the others go on without it
 from __future__ import annotations
 
 import contextlib
-import signal
 import os
+import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
