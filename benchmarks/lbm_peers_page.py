@@ -103,7 +103,10 @@ def _ratio(found: dict[str, dict], mine: str, other: str) -> str:
 
 
 def goals(report: dict) -> list[tuple[str, float, float]]:
-    """(what, wanted, reached) of each goal whose codes and grids are in the report; ratios of the best turns."""
+    """(what, wanted, reached) of each goal whose codes and grids are in the report; ratios of the best turns.
+
+    Where OpenMP stalled, which other programs make it do, the other code's processes are what counts.
+    """
     found = []
     for threads in (1, 2):
         for ny, nx, dtype in _cases(report, threads):
@@ -112,8 +115,11 @@ def goals(report: dict) -> list[tuple[str, float, float]]:
             where = f"{ny} x {nx} {dtype}, {threads} thread{'s' if threads > 1 else ''}"
             wanted = GOALS.get((ny, nx, threads))
             if wanted and DEFAULT in rows:
-                least = wanted[dtype == "float64"]
-                found.append((f"{where}: / {DEFAULT}", least, mine / rows[DEFAULT]["mlups"]))
+                least, other = wanted[dtype == "float64"], DEFAULT
+                processes = f"{DEFAULT}, processes"
+                if processes in rows and rows[DEFAULT]["mlups"] < rows[processes]["mlups"] / 2:
+                    other = processes  # OpenMP stalled
+                found.append((f"{where}: / {other}", least, mine / rows[other]["mlups"]))
             if "pylbm" in rows:
                 found.append((f"{where}: / pylbm", OVER_PYLBM, mine / rows["pylbm"]["mlups"]))
             if (ny, nx, threads) == (1024, 2048, 1):
