@@ -2,7 +2,8 @@
 
 Same physics and boundaries as `lbm.kernels`, written from other formulae (full populations, product-form
 equilibrium, projection on Hermite polynomials), so that agreement of the two means something.
-Populations `f` have shape (9, ny, nx), before collision; walls are half-way between cells.
+Populations `f` have shape (9, ny, nx), before collision; sides and ends are half-way
+between cells, obstacles where `Flow.fraction` says.
 """
 
 from collections.abc import Callable
