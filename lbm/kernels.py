@@ -191,73 +191,68 @@ def collide_segment(f, a0, a1, a2, a3, a4, a5, a6, a7, a8, length, rates, genera
         _s6(f, a6 + j, g8)
 
 
+@njit(inline="always")
+def collide_even(f, g, i, length, rates, general):
+    """Even tick of `length` cells from flat index i: every population in its own slot."""
+    n = g.plane
+    collide_segment(
+        f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
+        i + U(8) * n, length, rates, general,
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def collide_odd(f, g, i, length, rates, general):
+    """Odd tick of `length` cells from flat index i: population q from slot -c_q of the cell it comes from."""
+    n, s = g.plane, g.stride
+    collide_segment(
+        f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
+        i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
+        length, rates, general,
+    )  # fmt: skip
+
+
 @njit(**OPTIONS)
 def even_row(f, g, rows, y, rates):
-    """Even tick of the fluid cells of row y: every population in its own slot."""
-    n = g.plane
+    """Even tick of the fluid cells of row y."""
     for k in range(rows.start[y], rows.start[y + U(1)]):
-        i = rows.segments[k, 0]
-        collide_segment(
-            f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
-            i + U(8) * n, rows.segments[k, 1], rates, False,
-        )  # fmt: skip
+        collide_even(f, g, rows.segments[k, 0], rows.segments[k, 1], rates, False)
 
 
 @njit(**OPTIONS)
 def odd_row(f, g, rows, y, rates):
-    """Odd tick of row y: population q from slot -c_q of the cell it comes from."""
-    n, s = g.plane, g.stride
+    """Odd tick of the fluid cells of row y."""
     for k in range(rows.start[y], rows.start[y + U(1)]):
-        i = rows.segments[k, 0]
-        collide_segment(
-            f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
-            i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-            rows.segments[k, 1], rates, False,
-        )  # fmt: skip
+        collide_odd(f, g, rows.segments[k, 0], rows.segments[k, 1], rates, False)
 
 
 @njit(**OPTIONS)
 def odd_row_ahead(f, g, rows, y, rates):
     """`odd_row` that asks for the even row that comes next, y + 2, meanwhile: collision overlaps with memory."""
-    n, s, line = g.plane, g.stride, U(64 // f.itemsize)
+    line = U(64 // f.itemsize)
     for k in range(rows.start[y], rows.start[y + U(1)]):
         i, left = rows.segments[k, 0], rows.segments[k, 1]
         while left > U(0):
             length = min(left, PIECE)
             for q in range(U(9)):
                 for x in range(U(0), length, line):
-                    _prefetch(f, i + q * n + U(2) * s + x)  # type: ignore[call-arg]
-            collide_segment(
-                f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
-                i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-                length, rates, False,
-            )  # fmt: skip
+                    _prefetch(f, i + q * g.plane + U(2) * g.stride + x)  # type: ignore[call-arg]
+            collide_odd(f, g, i, length, rates, False)
             i, left = i + length, left - length
 
 
 @njit(**OPTIONS)
 def general_even_row(f, g, rows, y, rates):
     """`even_row` with body force and a fourth-order rate."""
-    n = g.plane
     for k in range(rows.start[y], rows.start[y + U(1)]):
-        i = rows.segments[k, 0]
-        collide_segment(
-            f, i, i + n, i + U(2) * n, i + U(3) * n, i + U(4) * n, i + U(5) * n, i + U(6) * n, i + U(7) * n,
-            i + U(8) * n, rows.segments[k, 1], rates, True,
-        )  # fmt: skip
+        collide_even(f, g, rows.segments[k, 0], rows.segments[k, 1], rates, True)
 
 
 @njit(**OPTIONS)
 def general_odd_row(f, g, rows, y, rates):
     """`odd_row` with body force and a fourth-order rate."""
-    n, s = g.plane, g.stride
     for k in range(rows.start[y], rows.start[y + U(1)]):
-        i = rows.segments[k, 0]
-        collide_segment(
-            f, i, i + U(3) * n - U(1), i + U(4) * n - s, i + n + U(1), i + U(2) * n + s,
-            i + U(7) * n - s - U(1), i + U(8) * n - s + U(1), i + U(5) * n + s + U(1), i + U(6) * n + s - U(1),
-            rows.segments[k, 1], rates, True,
-        )  # fmt: skip
+        collide_odd(f, g, rows.segments[k, 0], rows.segments[k, 1], rates, True)
 
 
 @njit(**OPTIONS)
