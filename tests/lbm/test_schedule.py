@@ -77,10 +77,17 @@ OPTIONS = shlex.split(
     "simulate --size 64x96 --diameter 8 --viscosity 0.02 --bulk-viscosity 0.2 --frames 300 --every 240 --warmup 5 "
     "--trajectories 4 --noise-transverse 0.1 --forces-every 24 --save-states 100 --threads 2 --quiet"
 )
-# A file, because the processes of workers run its first part too: they save as often.
+# A file, because the processes of workers run its first part too: they save as often. With PAUSE they rest after
+# every save, so that a run lasts longer than the signal to it takes on a busy machine.
 SAVING = """
+import os, time
 import lbm.trajectory
 lbm.trajectory.SAVE_EVERY = 0.0
+save = lbm.trajectory.Trajectory._save
+def save_and_rest(self):
+    save(self)
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+lbm.trajectory.Trajectory._save = save_and_rest
 if __name__ == "__main__":
     import lbm.cli
     lbm.cli.main()
@@ -134,7 +141,7 @@ def test_the_run_of_a_killed_worker_is_made_again(tmp_path, undisturbed, command
     rng = np.random.default_rng(kills)
     path = tmp_path / "flow.zarr"
     killed = set()
-    with command("--scheduler", "processes", "-o", path) as process:
+    with command("--scheduler", "processes", "-o", path, env=os.environ | {"PAUSE": "0.05"}) as process:
         while len(killed) < kills and process.poll() is None:
             wait_for(lambda: at_work(process, path), process)
             time.sleep(rng.uniform(0, 0.2))
@@ -154,7 +161,8 @@ def test_the_run_of_a_killed_worker_is_made_again(tmp_path, undisturbed, command
 def test_a_signal_stops_all_workers_and_saves(tmp_path, undisturbed, command, number, code):
     """Sent to the whole process group, as a terminal does with Ctrl-C."""
     path = tmp_path / "flow.zarr"
-    with command("--scheduler", "processes", "-o", path, start_new_session=True) as process:
+    slow = os.environ | {"PAUSE": "0.05"}
+    with command("--scheduler", "processes", "-o", path, start_new_session=True, env=slow) as process:
         wait_for(lambda: list(path.glob("restart/*.npz")), process)
         os.killpg(process.pid, number)
         _, error = process.communicate(timeout=60)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,9 +112,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory, flow: Path) -> Path:
 # Importing torch takes seconds, so one process does it and forks a child for each command line. It has started no
 # thread by then. The child is a process like any other: it can be killed, stopped, and run out of disk.
 NURSERY = """
-import json, os, resource, sys
+import json, os, resource, sys, threading, time
 import torch, torch._dynamo, xarray, zarr
-import rvdflow.cli, rvdflow.train, rvdflow.forecast, rvdflow.baselines, rvdflow.info, rvdflow.model
+import lbm.console, rvdflow.cli, rvdflow.train, rvdflow.forecast, rvdflow.baselines, rvdflow.info, rvdflow.model
+
+def end(number, after, delay):
+    "Sends this process a signal `delay` seconds after its progress has reached `after`; it cannot finish before."
+    advance = lbm.console.Progress.advance
+    def counted(bar, n=1, note=""):
+        advance(bar, n, note)
+        if bar.done >= after > bar.done - n:
+            if delay:
+                threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+            else:
+                os.kill(os.getpid(), number)
+        elif bar.done > after and delay:
+            time.sleep(60)
+    lbm.console.Progress.advance = counted
+
 for line in sys.stdin:
     job = json.loads(line)
     if "wait" in job:
@@ -130,6 +146,8 @@ for line in sys.stdin:
     os.chdir(job["cwd"])
     if job["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    if job["signal"]:
+        end(*job["signal"])
     sys.argv = ["rvdflow", *job["arguments"]]
     code = 1
     try:
@@ -145,15 +163,12 @@ for line in sys.stdin:
 class Process:
     """A running `rvdflow` command line."""
 
-    def __init__(
-        self, ask: Callable[[dict], object], folder: Path, arguments: list[str], limit: int | None, cwd: Path | None
-    ):
+    def __init__(self, ask: Callable[[dict], object], folder: Path, arguments: list[str], cwd: Path | None, **job: Any):
         self.ask, self.returncode = ask, None
         stem = f"{len(list(folder.glob('*.out'))):03d}"
         self.files = [folder / f"{stem}.out", folder / f"{stem}.err"]
         out, err = map(str, self.files)
-        job = {"out": out, "err": err, "cwd": str(cwd or folder), "limit": limit, "arguments": arguments}
-        self.pid = ask(job)
+        self.pid = ask({"out": out, "err": err, "cwd": str(cwd or folder), "arguments": arguments, **job})
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -180,7 +195,11 @@ class Process:
 
 @pytest.fixture(scope="session")
 def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
-    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None, cwd=None)`; `limit` is a file size."""
+    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None, cwd=None, signal=None)`.
+
+    limit: the largest file it may write, bytes; signal: (number, after, delay) is sent `delay` seconds after the
+    progress of the command has reached `after`, and the command cannot end before.
+    """
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -193,8 +212,13 @@ def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
         nursery.stdin.flush()
         return json.loads(nursery.stdout.readline())
 
-    def start(*arguments: object, limit: int | None = None, cwd: Path | None = None) -> Process:
-        return Process(ask, folder, [str(a) for a in arguments], limit, cwd)
+    def start(
+        *arguments: object,
+        limit: int | None = None,
+        cwd: Path | None = None,
+        signal: tuple[int, int, float] | None = None,
+    ) -> Process:
+        return Process(ask, folder, [str(a) for a in arguments], cwd, limit=limit, signal=signal)
 
     yield start
     nursery.stdin.close()
