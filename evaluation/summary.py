@@ -10,9 +10,10 @@
                         (Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1)
     bias                mean of ensemble mean minus truth                                   0 is best
 
-Intervals come from a paired bootstrap over runs (trajectories): whole runs are drawn with replacement, the same
-draw for every method, since windows of one run are too alike to count as independent. Sums are resampled, never
-fields, so a thousand resamples cost milliseconds.
+and the other names of `evaluation.metrics.METRICS`, which holds the formulas. Intervals come from a paired bootstrap
+over runs (trajectories): whole runs are drawn with replacement, the same draw for every method, since windows of one
+run are too alike to count as independent. Sums are resampled, never fields, so a thousand resamples cost
+milliseconds. The percentiles are those of `evaluation.intervals`: wider for few runs.
 """
 
 from __future__ import annotations
@@ -20,26 +21,28 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from evaluation import metrics
 from evaluation.errors import EvaluationError
+from evaluation.intervals import expanded_level
+from evaluation.layout import MEANS
+from evaluation.metrics import METRICS, SKILL
 from evaluation.resampling import bootstrap, resampled_means, resampling_counts
-from evaluation.skill import skill_score, spread_skill
+from evaluation.skill import skill_score
 
 MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
-USES = {
-    "crps": ("crps",),
-    "crpss": ("crps",),
-    "rmse": ("squared_error",),
-    "spread": ("variance",),
-    "spread_skill_ratio": ("variance", "squared_error"),
-    "bias": ("bias",),
-}
-DIMENSIONLESS = ("crpss", "spread_skill_ratio")
+TRIVIAL = ("climatology", "persistence", "damped-persistence")
+REFERENCES = (*TRIVIAL, "linear-extrapolation", "advection", "dmd", "linear-inverse", "analog")
+CEILINGS = ("perfect-model",)  # what nobody can beat: the same equations, from disturbed states
+DRESSED = "-dressed"  # a reference with this ending is one too
+AT_ONCE = 4_000_000  # numbers of resampled metrics held at a time
+Pick = Mapping[str, Any]
+Calculation = Callable[[xr.Dataset], xr.DataArray]
 
 
 def metric(
@@ -48,35 +51,85 @@ def metric(
     *,
     reference: str | None = None,
     leads: Sequence[int] | None = None,
+    pick: Pick | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Metric `name` of every method as `value`, `low`, `high` (method, lead_time).
+    """Metric `name` of every method as `value`, `low`, `high` (method, lead_time), and what else it depends on.
 
-    With `leads` these leads are averaged first and lead_time is gone from the result. `crpss` needs a
-    `reference` (default: the one stored in `scores`). `low` and `high` bound the central `level` interval of a
-    paired bootstrap over runs, NaN with fewer than three runs. NaN where a metric does not apply.
-    Units: those of the variable; `crpss` and `spread_skill_ratio` have none.
+    With `leads` these leads are averaged first and lead_time is gone from the result. The skills, `crpss` and
+    `brier_skill`, need a `reference` (default: the one stored in `scores`). `pick` selects thresholds, windows,
+    scales, modes ... before anything is computed: {"threshold": 0.02}. `low` and `high` bound the central `level`
+    interval of a paired bootstrap over runs, NaN with fewer than three runs. NaN where a metric does not apply.
+    Units: `metrics.units_of`; those of the variable for errors, none for skills and ratios.
     """
-    if name not in USES:
-        raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(USES)}")
-    formula = _formula(scores, name, reference)
-    means, cases = run_means(scores, USES[name], leads)
-    if scores.sizes["trajectory"] < MINIMUM_RUNS:
-        known = _whole(means, cases, formula)
-        low = high = xr.full_like(known, np.nan)
-    else:
-        found = bootstrap(means, formula, weights=cases, resamples=resamples, level=level, seed=seed)
-        known, low, high = found["estimate"], found["lower"], found["upper"]
-    return xr.Dataset({"value": known, "low": low, "high": high})
+    runs, cases = _reduced(scores, name, leads, pick)
+    calculate = _formula(scores, name, reference)
+    found = _bootstrap(scores, runs, cases, calculate, resamples, level, seed)
+    return found.rename(estimate="value", lower="low", upper="high")
 
 
 def value(
-    scores: xr.Dataset, name: str, *, reference: str | None = None, leads: Sequence[int] | None = None
+    scores: xr.Dataset,
+    name: str,
+    *,
+    reference: str | None = None,
+    leads: Sequence[int] | None = None,
+    pick: Pick | None = None,
 ) -> xr.DataArray:
     """The `value` of `metric` alone, without the work of an interval."""
-    return _whole(*run_means(scores, USES[name], leads), _formula(scores, name, reference))
+    return _whole(*_reduced(scores, name, leads, pick), _formula(scores, name, reference))
+
+
+def difference(
+    scores: xr.Dataset,
+    name: str,
+    against: str,
+    *,
+    leads: Sequence[int] | None = None,
+    pick: Pick | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Metric `name` of every method minus that of the method `against`, on the same cases: is it really better?
+
+    The result has, on (method, lead_time, ...): `value`, `low`, `high` of the difference in the unit of the metric,
+    `relative`, `relative_low`, `relative_high` in percent of the absolute value of `against`, `reference` (the metric
+    of `against`), and `sign`: 1 where the interval of the difference lies above zero, -1 below, 0 where it holds
+    zero or there is none. Runs are resampled in pairs: what makes a run hard for both methods cancels, so that a
+    difference is often sure where the intervals of the two methods overlap.
+    """
+    if name in SKILL:
+        raise EvaluationError(f"take the difference of {SKILL[name]}: a skill is a difference already")
+    if against not in scores["method"].values:
+        raise EvaluationError(f"{against!r} is not among the methods ({', '.join(map(str, scores['method'].values))})")
+    calculate = _formula(scores, name, None)
+
+    def both(means: xr.Dataset) -> xr.DataArray:
+        own = calculate(means)
+        other = own.sel({"method": against}, drop=True)
+        gap = own - other
+        return xr.concat([gap, 100 * gap / abs(other).where(other != 0)], dim="kind").transpose(*own.dims, "kind")
+
+    runs, cases = _reduced(scores, name, leads, pick)
+    found = _bootstrap(scores, runs, cases, both, resamples, level, seed)
+    ours, relative = found.isel(kind=0), found.isel(kind=1)
+    sign = xr.where(ours["lower"] > 0, 1, xr.where(ours["upper"] < 0, -1, 0))
+    reference = _whole(runs, cases, calculate).sel({"method": against}, drop=True)
+    return xr.Dataset(
+        {
+            "value": ours["estimate"],
+            "low": ours["lower"],
+            "high": ours["upper"],
+            "relative": relative["estimate"],
+            "relative_low": relative["lower"],
+            "relative_high": relative["upper"],
+            "reference": reference,
+            "sign": sign,
+        }
+    )
 
 
 def run_means(
@@ -84,11 +137,20 @@ def run_means(
 ) -> tuple[xr.Dataset, xr.DataArray]:
     """Statistics averaged over the cases of each run (method, trajectory, lead_time), and the cases of each run.
 
-    With `leads` these are averaged too, and lead_time is gone.
+    With `leads` these are averaged too, and lead_time is gone. What is stored as a sum is divided by the cases.
     """
-    means = scores[list(names)].reset_coords(drop=True).mean("init_time")
     cases = scores["truth_mean"].notnull().any("lead_time").sum("init_time").reset_coords(drop=True)
-    if leads is not None:
+    lacking = [name for name in names if name not in scores]
+    if lacking:
+        raise EvaluationError(f"{', '.join(lacking)} is not in the scores: it was not asked for, or not available")
+    means = scores[list(names)].reset_coords(drop=True)
+    for name in names:
+        if "init_time" in means[name].dims:
+            means[name] = means[name].mean("init_time")
+        elif name not in MEANS:
+            means[name] = means[name] / cases.where(cases > 0)
+    means = means.drop_vars("init_time", errors="ignore")
+    if leads is not None and "lead_time" in means.dims:
         missing = sorted(set(leads) - set(scores["lead_time"].values.tolist()))
         if missing:
             raise EvaluationError(f"leads {missing} were not scored; scored: {scores['lead_time'].values.tolist()}")
@@ -96,26 +158,68 @@ def run_means(
     return means, cases
 
 
-def _whole(means: xr.Dataset, cases: xr.DataArray, formula: Callable[[xr.Dataset], xr.DataArray]) -> xr.DataArray:
+def _reduced(
+    scores: xr.Dataset, name: str, leads: Sequence[int] | None, pick: Pick | None
+) -> tuple[xr.Dataset, xr.DataArray]:
+    if name not in METRICS:
+        raise EvaluationError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+    runs, cases = run_means(scores, METRICS[name].uses, leads)
+    here = {k: v for k, v in (pick or {}).items() if k in runs.dims}
+    runs = runs.sel(here, method="nearest") if here else runs
+    reduce = METRICS[name].reduce
+    reduced = reduce(runs, scores) if reduce is not None else runs
+    rest = {k: v for k, v in (pick or {}).items() if k not in here}
+    unknown = [k for k in rest if k not in reduced.dims]
+    if unknown:
+        raise EvaluationError(f"{name} does not depend on {', '.join(unknown)}, only on {', '.join(map(str, runs.dims))}")
+    return (reduced.sel(rest) if rest else reduced), cases
+
+
+def _bootstrap(
+    scores: xr.Dataset,
+    runs: xr.Dataset,
+    cases: xr.DataArray,
+    calculate: Calculation,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> xr.Dataset:
+    """`estimate`, `lower`, `upper` of what `calculate` makes of means over runs; lead by lead where it is large."""
+    if scores.sizes["trajectory"] < MINIMUM_RUNS:
+        known = _whole(runs, cases, calculate)
+        nothing = xr.full_like(known, np.nan)
+        return xr.Dataset({"estimate": known, "lower": nothing, "upper": nothing})
+    wide = expanded_level(level, scores.sizes["trajectory"])
+
+    def draw(part: xr.Dataset) -> xr.Dataset:
+        options: dict[str, Any] = {"weights": cases, "resamples": resamples, "level": wide, "seed": seed}
+        return bootstrap(part, calculate, **options)[["estimate", "lower", "upper"]]
+
+    size = max(int(v.size) // scores.sizes["trajectory"] for v in runs.values())
+    if "lead_time" not in runs.dims or size * resamples <= AT_ONCE:
+        return draw(runs)
+    return xr.concat([draw(runs.isel(lead_time=[i])) for i in range(runs.sizes["lead_time"])], dim="lead_time")
+
+
+def _whole(means: xr.Dataset, cases: xr.DataArray, calculate: Calculation) -> xr.DataArray:
     once = np.ones((1, cases.size), np.int64)
-    return formula(resampled_means(means, once, weights=cases)).isel(resample=0)
+    return calculate(resampled_means(means, once, weights=cases)).isel(resample=0)
 
 
-def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Callable[[xr.Dataset], xr.DataArray]:
-    inflation = (scores["members"] + 1) / scores["members"]
-    if name == "crpss":
-        against = reference or scores.attrs.get("reference", "")
-        if against not in scores["method"].values:
-            methods = ", ".join(scores["method"].values)
-            raise EvaluationError(f"reference {against!r} is not among the methods ({methods})")
-        return lambda m: skill_score(m["crps"], m["crps"].sel({"method": against}, drop=True).broadcast_like(m["crps"]))
-    if name == "rmse":
-        return lambda m: m["squared_error"] ** 0.5
-    if name == "spread":
-        return lambda m: (inflation * m["variance"]) ** 0.5
-    if name == "spread_skill_ratio":
-        return lambda m: spread_skill(inflation * m["variance"], m["squared_error"])
-    return lambda m: m[name]
+def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Calculation:
+    formula = METRICS[name].formula
+    if name not in SKILL:
+        return lambda m: formula(m, scores)
+    against = reference or scores.attrs.get("reference", "")
+    if against not in scores["method"].values:
+        methods = ", ".join(map(str, scores["method"].values))
+        raise EvaluationError(f"reference {against!r} is not among the methods ({methods})")
+
+    def skill(means: xr.Dataset) -> xr.DataArray:
+        own = formula(means, scores)
+        return skill_score(own, own.sel({"method": against}, drop=True).broadcast_like(own))
+
+    return skill
 
 
 def truth_deviation(scores: xr.Dataset) -> float:
@@ -123,23 +227,64 @@ def truth_deviation(scores: xr.Dataset) -> float:
     return float(np.sqrt(scores["truth_mean_square"].mean() - scores["truth_mean"].mean() ** 2))
 
 
+def names_of(scores: xr.Dataset) -> list[str]:
+    """The methods, in the order of the scores."""
+    return [str(m) for m in scores["method"].values]
+
+
+def deterministic(scores: xr.Dataset) -> list[str]:
+    """The methods that give one value and no distribution: marked so, or with one member."""
+    members = scores["members"]
+    single = members <= 1
+    if "deterministic" in scores:
+        single = single | (scores["deterministic"] > 0)
+    return [n for n in names_of(scores) if bool(single.sel({"method": n}))]
+
+
 def ensembles(scores: xr.Dataset) -> list[str]:
-    """The methods that have more than one member."""
-    return [str(m) for m in scores["method"].values if int(scores["members"].sel({"method": m})) > 1]
+    """The methods that give a distribution: more than one member, and not marked deterministic."""
+    return [n for n in names_of(scores) if n not in deterministic(scores)]
+
+
+def is_reference(name: str) -> bool:
+    """Whether a method of this name is one of the known reference forecasts, or one of them dressed."""
+    return name.removesuffix(DRESSED) in REFERENCES
 
 
 def candidates(scores: xr.Dataset) -> list[str]:
-    """The methods to be judged: all but persistence and climatology, or all where there is nothing else."""
-    names = [str(m) for m in scores["method"].values]
-    return [n for n in names if n not in ("persistence", "climatology")] or names
+    """The methods to be judged: those that are neither a known reference nor a ceiling.
+
+    Where there is none, all but the trivial references and the ceiling, or else all.
+    """
+    names = names_of(scores)
+    below = [n for n in names if n not in CEILINGS]
+    judged = [n for n in below if not is_reference(n)] or [n for n in below if n not in TRIVIAL]
+    return judged or below or names
+
+
+def ceilings(scores: xr.Dataset) -> list[str]:
+    """The methods nobody can beat, such as an ensemble of the true equations."""
+    return [n for n in names_of(scores) if n in CEILINGS and n not in candidates(scores)]
 
 
 def references(scores: xr.Dataset) -> list[str]:
-    """The methods skill is shown against: climatology and persistence where present, else the stored reference."""
-    names = [str(m) for m in scores["method"].values]
-    return [n for n in ("climatology", "persistence") if n in names] or [
-        r for r in [scores.attrs.get("reference")] if r
-    ]
+    """The methods skill is shown against: the stored reference, climatology and persistence where present, and
+    the best (lowest CRPS over all leads) of the other known references when none of these is judged itself."""
+    names = names_of(scores)
+    stored = str(scores.attrs.get("reference") or "")
+    found = [n for n in (stored, "climatology", "persistence") if n in names]
+    rest = [n for n in names if is_reference(n) and n not in found and n not in candidates(scores)]
+    if rest:
+        leads = scores["lead_time"].values.tolist()
+        crps = value(scores, "crps", leads=leads).sel({"method": rest})
+        found += [str(crps["method"].values[int(crps.argmin("method"))])] if bool(crps.notnull().all()) else []
+    return list(dict.fromkeys(found))
+
+
+def main_reference(scores: xr.Dataset) -> str:
+    """The reference of the scorecard: the stored one, else the first of `references`, else none ("")."""
+    found = references(scores)
+    return found[0] if found else ""
 
 
 def periods(scores: xr.Dataset) -> dict[str, list[int]]:
@@ -165,7 +310,8 @@ def significant(scores: xr.Dataset, method: str, reference: str, *, resamples: i
     if blocks >= MINIMUM_RUNS:
         gain = np.nan_to_num(sums[1] - sums[0])
         draws = resampling_counts(blocks, resamples, seed).astype(float)
-        low, high = np.quantile(np.tensordot(draws, gain, 1), [0.025, 0.975], axis=0)
+        tail = (1 - expanded_level(0.95, blocks)) / 2
+        low, high = np.quantile(np.tensordot(draws, gain, 1), [tail, 1 - tail], axis=0)
         sure = ((low > 0) | (high < 0)) & np.isfinite(value)
     return xr.Dataset({"value": (("y", "x"), value), "sure": (("y", "x"), sure)})
 
@@ -185,32 +331,52 @@ def rank_frequencies(scores: xr.Dataset, method: str, leads: Sequence[int]) -> x
     return xr.Dataset({"observed": counts / counts.sum() * ranks, "low": low, "high": high})
 
 
-def csv_text(scores: xr.Dataset) -> str:
-    """All metrics as CSV rows: method, lead_time, metric, reference, value, low, high, units; pooled leads too."""
-    rows: list[list[Any]] = []
-    for name in USES:
-        for reference in references(scores) if name == "crpss" else [""]:
-            units = "1" if name in DIMENSIONLESS else scores.attrs["units"]
-            curve = metric(scores, name, reference=reference)
-            for lead in scores["lead_time"].values:
-                rows += _rows(curve.sel(lead_time=lead), str(lead), name, reference, units)
+def listed(scores: xr.Dataset) -> list[str]:
+    """The metrics that these scores can give, in the order of `metrics.METRICS`."""
+    return [n for n in METRICS if metrics.available(scores, n) and (n not in SKILL or references(scores))]
+
+
+def table(scores: xr.Dataset) -> Iterator[dict[str, Any]]:
+    """Every number there is, with its interval, one dict each: what `csv_text` writes.
+
+    Keys: method, lead_time (a lead, or a period such as "1-16": leads averaged first), metric, at (threshold, window
+    ... it holds for), reference (of a skill), value, low, high, units. What does not apply is left out.
+    """
+    for name in listed(scores):
+        units = metrics.units_of(name, scores.attrs["units"])
+        for reference in references(scores) if name in SKILL else [""]:
+            curve = metric(scores, name, reference=reference or None)
+            parts = [(str(lead), curve.sel(lead_time=lead)) for lead in scores["lead_time"].values]
             for label, leads in periods(scores).items():
-                rows += _rows(metric(scores, name, reference=reference, leads=leads), label, name, reference, units)
+                parts.append((label, metric(scores, name, reference=reference or None, leads=leads)))
+            for label, part in parts:
+                about = {"lead_time": label, "metric": name, "reference": reference, "units": units}
+                yield from ({**about, **row} for row in _numbers(part) if row["method"] != reference)
+
+
+def _numbers(part: xr.Dataset) -> Iterator[dict[str, Any]]:
+    further = [str(d) for d in part["value"].dims if d != "method"]
+    arrays = {key: part[key].transpose("method", *further).values for key in ("value", "low", "high")}
+    for index in np.argwhere(np.isfinite(arrays["value"])):
+        where = tuple(index)
+        at = "; ".join(f"{d}={_short(part[d].values[i])}" for d, i in zip(further, where[1:], strict=True))
+        yield {"method": str(part["method"].values[where[0]]), "at": at, **{k: float(a[where]) for k, a in arrays.items()}}
+
+
+def _short(coordinate: Any) -> str:
+    return f"{coordinate:.6g}" if isinstance(coordinate, float | np.floating) else str(coordinate)
+
+
+def csv_text(scores: xr.Dataset) -> str:
+    """`table` as CSV with a heading; an empty field where there is no interval."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["method", "lead_time", "metric", "reference", "value", "low", "high", "units"])
-    writer.writerows(rows)
+    columns = ["method", "lead_time", "metric", "at", "reference", "value", "low", "high", "units"]
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in table(scores):
+        numbers = {k: "" if np.isnan(row[k]) else f"{row[k]:.8g}" for k in ("value", "low", "high")}
+        writer.writerow(row | numbers)
     return text.getvalue()
-
-
-def _rows(estimate: xr.Dataset, lead: str, name: str, reference: str, units: str) -> list[list[Any]]:
-    rows = []
-    for method in estimate["method"].values:
-        numbers = [float(estimate[k].sel({"method": method})) for k in ("value", "low", "high")]
-        if method != reference and np.isfinite(numbers[0]):
-            texts = ["" if np.isnan(x) else f"{x:.8g}" for x in numbers]
-            rows.append([method, lead, name, reference, *texts, units])
-    return rows
 
 
 def protocol(scores: xr.Dataset) -> dict[str, dict[str, Any]]:
