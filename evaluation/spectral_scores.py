@@ -1,0 +1,296 @@
+"""Spectra of forecasts and truth on labelled arrays, and the scores made of them; see `evaluation.spectra`.
+
+`power_spectra` gives the statistics (power, power_truth, cross_power by wavenumber), averaged over members and `dim`;
+the scores are functions of these averages: `spectral_coherence`, `effective_resolution`, `log_spectral_distance`,
+`band_energy_ratio`. Common arguments are those of `evaluation.statistics`, and
+
+    space    the two dimensions of a field, which the result has no more. `dim` speaks of the others.
+    window   "hann", "mirror" or "none", for periodic frames.
+
+Wavenumbers are in cycles per cell, wavelengths in cells. Under nan_policy="omit" cells without truth are walls.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import xarray as xr
+
+from . import spectra
+from .dims import Dims, over, pair
+from .errors import EvaluationError, MissingValueError
+from .fields import average_fields, per_field
+from .spectra import BANDS, Window
+from .statistics import NanPolicy
+
+
+def power_spectra(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    member_dim: str | None = "member",
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    nan_policy: NanPolicy = "propagate",
+) -> xr.Dataset:
+    """Variance of forecast and truth by wavenumber, and their covariance: power, power_truth, cross_power.
+
+    In the unit of the variable, squared; the sum over wavenumbers is the variance within a frame. Spectra are taken of
+    single members, then averaged, over members and over `dim`. A forecast is realistic where power equals power_truth,
+    and right where cross_power does too.
+    """
+    sizes = _shape(pair(forecast, truth, member_dim)[1], space)
+    k = spectra.wavenumbers(sizes)
+
+    def one(members: np.ndarray, observed: np.ndarray, fluid: np.ndarray) -> np.ndarray:
+        return np.stack(spectra.case_spectra(members[:, None], observed[None], fluid, window=window))[:, 0]
+
+    output = {"_statistic": 3, "wavenumber": k.size}
+    found = per_field(
+        one, forecast, truth, space=space, member_dim=member_dim, nan_policy=nan_policy, fewest=1, output=output
+    )
+    means = average_fields(found, dim, weights, nan_policy, own=output)
+    unit = truth.attrs.get("units")
+    described = {"units": f"({unit})^2" if unit != "1" else "1"} if unit is not None else {}
+    names = {"power": "variance of members", "power_truth": "variance of truth", "cross_power": "covariance of both"}
+    data = {
+        name: means.isel(_statistic=i).assign_attrs(described, long_name=f"{what} by wavenumber", window=window)
+        for i, (name, what) in enumerate(names.items())
+    }
+    return xr.Dataset(data).assign_coords(wavenumber=_wavenumber(k))
+
+
+def spectral_coherence(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    member_dim: str | None = "member",
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Squared correlation of members and truth by wavenumber, 0 to 1; 1 is best, no unit.
+
+        <cross_power>^2 / (<power> <power_truth>),   0 where <cross_power> < 0
+
+    It rewards structures in their right place at each scale, whatever their amplitude. Averages over modes, members
+    and `dim` are taken before the ratio; of few modes it is too high by about 1 over their number. Bendat and Piersol, Random Data (2010), doi:10.1002/9781118032428.
+    """
+    means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
+    return _metric(
+        spectra.coherence, means, ("power", "power_truth", "cross_power"), "spectral_coherence"
+    ).assign_attrs(long_name="squared coherence of members and truth", units="1")
+
+
+def effective_resolution(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    member_dim: str | None = "member",
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Wavelength in cells at which the squared coherence first falls below 1/2, from large scales to small.
+
+    Smaller is better: 2 where every wave is resolved, inf where none is. Half of the variance of the forecast at that
+    scale is explained by the truth. See `evaluation.spectra.effective_resolution` and `spectral_coherence`; the usual
+    definition for altimeter maps, Ballarotta et al. (2019), doi:10.5194/os-15-1091-2019.
+    """
+    means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
+    k = means["wavenumber"].values
+    names = ("power", "power_truth", "cross_power")
+    result = _metric(lambda *p: spectra.effective_resolution(*p, k), means, names, "effective_resolution", ())
+    return result.assign_attrs(long_name="wavelength where coherence^2 falls below 1/2", units="cells")
+
+
+def log_spectral_distance(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    member_dim: str | None = "member",
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Root mean square over wavenumbers of 10 log10(<power> / <power_truth>), in dB, >= 0; 0 is best.
+
+    It rewards the right variance at each scale, every shell alike, and does not ask for it in the right place.
+    Rabiner and Juang, Fundamentals of Speech Recognition (1993), section 4.5; shells below 1e-10 of the strongest
+    count as that.
+    """
+    means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
+    names = ("power", "power_truth")
+    result = _metric(spectra.log_spectral_distance, means, names, "log_spectral_distance", ())
+    return result.assign_attrs(long_name="log-spectral distance", units="dB")
+
+
+def band_energy_ratio(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    *,
+    bands: Sequence[tuple[float, float]] = BANDS,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    member_dim: str | None = "member",
+    dim: Dims = None,
+    weights: xr.DataArray | None = None,
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Variance of members over that of the truth in bands (long, short] of wavelengths in cells, >= 0; 1 is best.
+
+    Below 1 the forecast is too smooth in that band, above it too rough. The result has a dimension `band`, with
+    coordinates `longest` and `shortest`. NaN in bands that hold no shell.
+    """
+    means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
+    k = means["wavenumber"].values
+    result = _metric(
+        lambda p, t: spectra.band_energy_ratio(p, t, k, bands),
+        means,
+        ("power", "power_truth"),
+        "band_energy_ratio",
+        ("band",),
+        len(bands),
+    )
+    edges = {"longest": ("band", [b[0] for b in bands]), "shortest": ("band", [b[1] for b in bands])}
+    return result.assign_coords(edges).assign_attrs(long_name="variance in a band, members over truth", units="1")
+
+
+def enstrophy_spectrum(
+    vorticity: xr.DataArray,
+    *,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Half the variance of vorticity by wavenumber; every other dimension is kept (members too)."""
+    return _single(0.5, vorticity, window, space, nan_policy, 0, "enstrophy")
+
+
+def kinetic_energy_spectrum(
+    velocity_x: xr.DataArray | None = None,
+    velocity_y: xr.DataArray | None = None,
+    *,
+    vorticity: xr.DataArray | None = None,
+    window: Window = "hann",
+    space: tuple[str, str] = ("y", "x"),
+    nan_policy: NanPolicy = "propagate",
+) -> xr.DataArray:
+    """Kinetic energy per mass by wavenumber, 1/2 (power of u + power of v), of the flow without its mean.
+
+    From the vorticity w of a flow without divergence, its power over (2 pi k)^2 per mode: exact for periodic frames,
+    elsewhere good for waves much shorter than the frame. Every other dimension is kept (members too).
+    Raises EvaluationError unless either both velocities or the vorticity are given.
+    """
+    given = [a for a in (velocity_x, velocity_y) if a is not None]
+    if (len(given) == 2) == (vorticity is not None) or len(given) == 1:
+        raise EvaluationError("a kinetic energy spectrum is of velocity_x and velocity_y, or of vorticity alone")
+    if vorticity is not None:
+        return _single(0.5, vorticity, window, space, nan_policy, -1, "kinetic energy")
+    u, v = (_single(0.5, a, window, space, nan_policy, 0, "kinetic energy") for a in given)
+    u, v = xr.align(u, v, join="exact")
+    return (u + v).rename("spectrum").assign_attrs(u.attrs)
+
+
+def _single(
+    factor: float,
+    field: xr.DataArray,
+    window: Window,
+    space: tuple[str, str],
+    nan_policy: NanPolicy,
+    gradient: int,
+    what: str,
+) -> xr.DataArray:
+    core = over(field, space)
+    k = spectra.wavenumbers(_shape(field, space))
+
+    def blocks(values: np.ndarray) -> np.ndarray:
+        out = np.full((*values.shape[:-2], k.size), np.nan)
+        for where in np.ndindex(values.shape[:-2]):
+            frame = values[where]
+            fluid = ~np.isnan(frame) if frame.dtype.kind == "f" else np.ones(frame.shape, bool)
+            if nan_policy == "raise" and not fluid.all():
+                raise MissingValueError('a field holds NaN: use nan_policy="omit" where it marks walls')
+            if fluid.all() or (nan_policy == "omit" and fluid.any()):
+                clean = np.where(fluid, frame, 0)
+                out[where] = factor * spectra.shell_spectra(clean, fluid, window=window, gradient=gradient)
+        return out
+
+    if field.chunks is not None:
+        field = field.chunk(dict.fromkeys(core, -1))
+    result = xr.apply_ufunc(
+        blocks,
+        field,
+        input_core_dims=[list(core)],
+        output_core_dims=[["wavenumber"]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"wavenumber": k.size}},
+    )
+    unit = field.attrs.get("units")
+    attrs = {"long_name": f"{what} by wavenumber", "window": window}
+    if unit is not None:
+        square = f"({unit})^2" if unit != "1" else "1"
+        attrs["units"] = square if gradient == 0 else f"{square} cells^2"
+    return result.rename("spectrum").assign_attrs(attrs).assign_coords(wavenumber=_wavenumber(k))
+
+
+def _shape(field: xr.DataArray, space: Sequence[str]) -> list[int]:
+    names = over(field, space)
+    if len(set(names)) != 2:
+        raise EvaluationError(f"a spectrum of fields needs the two dimensions of space, got {tuple(space)}")
+    return [field.sizes[d] for d in names]
+
+
+def _wavenumber(k: np.ndarray) -> xr.DataArray:
+    return xr.DataArray(k, dims="wavenumber", attrs={"long_name": "wavenumber", "units": "cycles per cell"})
+
+
+def _means(
+    forecast: xr.DataArray,
+    truth: xr.DataArray,
+    window: Window,
+    space: tuple[str, str],
+    member_dim: str | None,
+    dim: Dims,
+    weights: xr.DataArray | None,
+    nan_policy: NanPolicy,
+) -> xr.Dataset:
+    return power_spectra(
+        forecast,
+        truth,
+        window=window,
+        space=space,
+        member_dim=member_dim,
+        dim=dim,
+        weights=weights,
+        nan_policy=nan_policy,
+    )
+
+
+def _metric(
+    function: Callable[..., np.ndarray],
+    means: xr.Dataset,
+    names: Sequence[str],
+    name: str,
+    core: Sequence[str] = ("wavenumber",),
+    size: int = 0,
+) -> xr.DataArray:
+    sizes = {d: size or means.sizes["wavenumber"] for d in core}
+    result = xr.apply_ufunc(
+        function,
+        *(means[n] for n in names),
+        input_core_dims=[["wavenumber"]] * len(names),
+        output_core_dims=[list(core)],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": sizes},
+    )
+    return result.rename(name)
