@@ -1,17 +1,22 @@
 """The verification report: one page that needs nothing but itself, and its figures and numbers beside it.
 
-    report/index.html     figures embedded, no script, no request to anywhere, light and dark
-    report/figures/*      the same figures as files
+    report/index.html     figures and the film viewer embedded, no request to anywhere, light and dark
+    report/figures/*      the same figures as PNG and SVG, the animation as WebP
     report/scores.csv     every number of the page (and more), one per row
+    report/curves.csv     the averaged statistics behind the figures, tidy
+    report/scores.nc      everything that was stored, as netCDF
 
-Everything that comes from a file (names of methods, units, settings) is escaped before it enters the page.
+The page works without its script, which adds the film viewer and sorts tables; the browser runs that script alone
+(the page names its SHA-256). Everything that comes from a file (names of methods, units, settings) is escaped before
+it enters the page.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -19,14 +24,20 @@ from pathlib import Path
 from string import Template
 
 import xarray as xr
+from matplotlib.figure import Figure
 
-from evaluation import maps, plots, summary, tables, words
+from evaluation import export, maps, plots, summary, tables, viewer, words
 from evaluation.style import png
+
+Content = bytes | Callable[[Path], None]  # what a file is to hold, or what writes it
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page. `caption` is HTML; `shape` is "", "wide" or "wide strip" (scrolls on a phone)."""
+    """A figure of the page. `caption` is HTML; `shape` is "", "wide" or "wide strip" (scrolls on a phone).
+
+    `vector` is the same as SVG, for its file; a picture that is not `embedded` is a file only.
+    """
 
     name: str
     title: str
@@ -34,12 +45,15 @@ class Picture:
     data: bytes
     shape: str = ""
     kind: str = "png"
+    vector: bytes | None = None
+    embedded: bool = True
 
 
 def write_report(
     scores: xr.Dataset,
     folder: str | Path,
     *,
+    films: Sequence[viewer.Scene] = (),
     film: maps.Film | None = None,
     title: str | None = None,
     overwrite: bool = False,
@@ -47,20 +61,27 @@ def write_report(
 ) -> Path:
     """Write the report of `scores` into `folder` and return the path of its `index.html`.
 
-    `film` (see `film_of`) adds the film strip and the animation. `on_figure(name)` is called after each figure.
-    Only the report's own files are written, all or none of them and the page last; other files in `folder` stay.
-    Raises `FileExistsError` if `folder` is a file, or holds a report and `overwrite` is not set.
+    `films` (see `viewer.films`) adds the film viewer, the film strip and the animation; `film` (see `film_of`) the
+    last two alone. `on_figure(name)` is called after each figure. Only the report's own files are written, all or
+    none of them and the page last; other files in `folder` stay. Raises `FileExistsError` if `folder` is a file,
+    or holds a report and `overwrite` is not set.
     """
     folder = Path(folder)
     check_folder(folder, overwrite=overwrite)
+    film = film or next((scene.film for scene in films if scene.film is not None), None)
     pictures = []
-    for draw in _drawings(scores, film):
-        pictures.append(draw())
-        if on_figure is not None:
-            on_figure(pictures[-1].name)
-    files = {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
+    for draw in _drawings(scores, film, animated=not films):
+        picture = draw()
+        if picture is not None:
+            pictures.append(picture)
+            if on_figure is not None:
+                on_figure(picture.name)
+    files: dict[Path, Content] = {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
+    files |= {folder / "figures" / f"{p.name}.svg": p.vector for p in pictures if p.vector is not None}
     files[folder / "scores.csv"] = summary.csv_text(scores).encode()
-    files[folder / "index.html"] = render(scores, pictures, title=title).encode()
+    files[folder / "curves.csv"] = export.curves_csv(scores).encode()
+    files[folder / "scores.nc"] = lambda path: export.netcdf(scores, path)
+    files[folder / "index.html"] = render(scores, pictures, films=films, title=title).encode()
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     _write_all(files)
     return folder / "index.html"
@@ -90,31 +111,71 @@ def film_of(scores: xr.Dataset, truth: xr.Dataset, forecasts: Mapping[str, xr.Da
     return maps.Film(method, run, init, leads, observed, members, solid, units, name)
 
 
-def render(scores: xr.Dataset, pictures: list[Picture], *, title: str | None = None) -> str:
+SECTIONS = {  # part of the page -> names of its figures, in the order of FIGURES; others come under "More"
+    "curves": ("Scores by lead time", ("crps", "skill", "rmse", "bias", "paper")),
+    "reliability": ("How sure: reliability", ("spread", "ranks", "reliability", "roc", "coverage")),
+    "scales": ("Scales, spectra, physics", ("spectra", "coherence", "probe", "pod", "pooled", "fss", "pdf")),
+    "maps": ("Where", ("crps-map", "skill-map")),
+}
+
+
+def render(
+    scores: xr.Dataset, pictures: list[Picture], *, films: Sequence[viewer.Scene] = (), title: str | None = None
+) -> str:
     """The page as one string of HTML."""
     a = scores.attrs
     names = [str(m) for m in scores["method"].values]
     sample = f"{tables.count(a['cases'], 'case')} from {tables.count(a['runs'], 'run')}"
     subtitle = f"{', '.join(names)}: {sample}, lead times {words.lead_range(scores)} ({a['lead_unit']})"
-    early = [p for p in pictures if p.name in ("animation", "film")]
-    late = [p for p in pictures if p not in early]
-    body = [_figures("What the forecast looks like", early)] if early else []
-    body += [
-        f"<h2>Scores by lead time</h2>{tables.skill_table_html(scores)}",
-        _figures("How good, how sure, where", late),
-        f"<h2>Protocol</h2>{words.protocol_html(scores)}",
-    ]
-    text = Template(resources.files("evaluation").joinpath("page.html").read_text(encoding="utf-8"))
-    return text.substitute(
+    parts = _parts(scores, [p for p in pictures if p.embedded], films)
+    contents = [("summary", "Summary"), *((key, heading) for key, heading, _ in parts)]
+    page, style, script = (_read(name) for name in ("page.html", "page.css", "page.js"))
+    return Template(page).substitute(
         title=escape(title or f"Forecast verification: {a['variable_long_name']}"),
         subtitle=escape(subtitle),
         summary=words.summary_html(scores),
-        body="\n".join(body),
+        contents="".join(f'<li><a href="#{key}">{escape(heading)}</a></li>' for key, heading in contents),
+        body="\n".join(
+            f'<section id="{key}"><h2>{escape(heading)}</h2>{html}</section>' for key, heading, html in parts
+        ),
+        style=style,
+        script=script,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _figures(heading: str, pictures: list[Picture]) -> str:
-    return f'<h2>{heading}</h2><div class="figures">{"".join(_figure(p) for p in pictures)}</div>'
+def _read(name: str) -> str:
+    return resources.files("evaluation").joinpath(name).read_text(encoding="utf-8")
+
+
+def _parts(scores: xr.Dataset, pictures: list[Picture], films: Sequence[viewer.Scene]) -> list[tuple[str, str, str]]:
+    """The parts of the page after the summary: anchor, heading, HTML; what there is nothing of is left out."""
+    film = _figures([p for p in pictures if p.name in ("animation", "film")])
+    if films:
+        note = "The film viewer needs JavaScript; the film strip shows the first of its cases."
+        film = f'<p class="note no-viewer">{note}</p>{viewer.viewer_html(list(films))}{film}'
+    groups = {key: [p for p in pictures if p.name in names] for key, (_, names) in SECTIONS.items()}
+    placed = {"animation", "film"}.union(*(names for _, names in SECTIONS.values()))
+    parts = [("film", "What the forecasts look like", film)]
+    for key, (heading, _) in SECTIONS.items():
+        table = tables.skill_table_html(scores) if key == "curves" else ""
+        parts.append((key, heading, table + _figures(groups[key])))
+    parts.append(("more", "More", _figures([p for p in pictures if p.name not in placed])))
+    parts.append(("protocol", "Protocol", words.protocol_html(scores)))
+    parts.append(("numbers", "Numbers", NUMBERS))
+    return [part for part in parts if part[2]]
+
+
+NUMBERS = (
+    '<p>Beside this page: <a href="scores.csv">scores.csv</a> (metrics with intervals), '
+    '<a href="curves.csv">curves.csv</a> (the averaged statistics of the figures), '
+    '<a href="scores.nc">scores.nc</a> (everything that was stored, netCDF), and every figure as PNG and SVG in '
+    "<code>figures</code>.</p>"
+)
+
+
+def _figures(pictures: list[Picture]) -> str:
+    return f'<div class="figures">{"".join(_figure(p) for p in pictures)}</div>' if pictures else ""
 
 
 def _figure(picture: Picture) -> str:
@@ -127,32 +188,30 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _drawings(scores: xr.Dataset, film: maps.Film | None) -> list[Callable[[], Picture]]:
+def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> list[Callable[[], Picture | None]]:
     """What is to be drawn, in the order of the page."""
-    references = summary.references(scores)
-    judged = set(summary.candidates(scores))
-    compared = any(r not in judged for r in references) or (bool(references) and len(judged) > 1)
-    draw: list[Callable[[], Picture]] = []
+    draw: list[Callable[[], Picture | None]] = []
     if film is not None:
-        draw += [lambda: _animation(film), lambda: _film(film)]
-    draw.append(lambda: _curves(scores))
-    if compared:
-        draw.append(lambda: _skill(scores, references))
-    if summary.ensembles(scores):
-        draw += [lambda: _spread(scores), lambda: _ranks(scores)]
-    draw.append(lambda: _crps_maps(scores))
-    if compared:
-        draw.append(lambda: _skill_maps(scores, references))
+        draw += [lambda: _animation(film, embedded=animated), lambda: _film(film)]
+    draw += [lambda spec=spec: _drawn(spec, scores) for spec in FIGURES if spec.applies(scores)]  # type: ignore[misc]
     return draw
 
 
-def _animation(film: maps.Film) -> Picture:
+def _drawn(spec: FigureSpec, scores: xr.Dataset) -> Picture | None:
+    drawing = spec.draw(scores)
+    if drawing is None:
+        return None
+    return Picture(spec.name, spec.title, spec.caption(scores), png(drawing), spec.shape, vector=export.svg(drawing))
+
+
+def _animation(film: maps.Film, *, embedded: bool) -> Picture:
     what = "Truth, ensemble mean, members and spread" if len(film.members) > 1 else "Truth and forecast"
     caption = (
         f"{escape(maps.film_caption(film))}. Every member is a possible future: sharp, and free to differ from "
         "the truth. The mean of the members blurs where they disagree, and the spread lights up there."
     )
-    return Picture("animation", f"{what}, lead after lead", caption, maps.animation(film), "wide", "webp")
+    title, data = f"{what}, lead after lead", maps.animation(film)
+    return Picture("animation", title, caption, data, "wide", "webp", embedded=embedded)
 
 
 def _film(film: maps.Film) -> Picture:
@@ -161,25 +220,35 @@ def _film(film: maps.Film) -> Picture:
         "truth and differ from each other about as much as from the truth. The obstacle is grey."
     )
     shape = "wide strip" if len(film.leads) > 3 else "wide"
-    return Picture("film", "Film strip", caption, png(maps.film_strip(film)), shape)
+    drawing = maps.film_strip(film)
+    return Picture("film", "Film strip", caption, png(drawing), shape, vector=export.svg(drawing))
 
 
-def _curves(scores: xr.Dataset) -> Picture:
-    caption = (
+@dataclass(frozen=True)
+class FigureSpec:
+    """A figure that every report has when `applies(scores)`; `caption(scores)` is HTML."""
+
+    name: str
+    title: str
+    caption: Callable[[xr.Dataset], str]
+    draw: Callable[[xr.Dataset], Figure | None]
+    applies: Callable[[xr.Dataset], bool]
+    shape: str = ""
+
+
+def _compared(scores: xr.Dataset) -> bool:
+    references, judged = summary.references(scores), set(summary.candidates(scores))
+    return any(r not in judged for r in references) or (bool(references) and len(judged) > 1)
+
+
+def _crps_words(scores: xr.Dataset) -> str:
+    return (
         "The CRPS measures the distance between the forecast distribution and what happened; for a forecast with one "
         "member it is the absolute error. " + words.interval_words(scores)
     )
-    return Picture("crps", "CRPS by lead time", caption, png(plots.crps_by_lead(scores)))
 
 
-def _skill(scores: xr.Dataset, references: list[str]) -> Picture:
-    caption = (
-        "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
-    )
-    return Picture("skill", "CRPSS against the references", caption, png(plots.skill_by_lead(scores, references)))
-
-
-def _spread(scores: xr.Dataset) -> Picture:
+def _spread_words(scores: xr.Dataset) -> str:
     caption = (
         "In a reliable ensemble the spread of the members equals the error of their mean, so the ratio is 1 "
         "(green: within 10 %). Spread includes the factor √((M+1)/M) for M members."
@@ -187,45 +256,82 @@ def _spread(scores: xr.Dataset) -> Picture:
     single = [str(m) for m in scores["method"].values if m not in summary.ensembles(scores)]
     if single:
         caption += f" Not applicable to {escape(', '.join(single))}: one member has no spread."
-    return Picture("spread", "Spread against skill", caption, png(plots.spread_and_skill(scores)), "wide strip")
+    return caption
 
 
-def _ranks(scores: xr.Dataset) -> Picture:
-    caption = (
-        "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
-        "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
-        "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
-        "alike as they are)."
-    )
-    shape = "wide strip" if scores.sizes["lead_time"] > 2 else "wide"
-    return Picture("ranks", "Rank histograms", caption, png(plots.rank_histograms(scores)), shape)
+RANKS = (
+    "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
+    "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
+    "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
+    "alike as they are)."
+)
 
 
-def _crps_maps(scores: xr.Dataset) -> Picture:
-    caption = (
-        "Mean over all cases and lead times, one colour range for all methods. The obstacle is left out of all scores."
-    )
-    return Picture("crps-map", "Where the error is", caption, png(maps.crps_maps(scores)), "wide")
-
-
-def _skill_maps(scores: xr.Dataset, references: list[str]) -> Picture:
+def _skill_map_words(scores: xr.Dataset) -> str:
     caption = "Purple: better than the reference, orange: worse. "
     if scores.sizes["block"] >= summary.MINIMUM_RUNS:
-        caption += (
+        return caption + (
             "Without dots the sign is significant (95 % interval of a paired bootstrap over runs excludes zero); "
             "with dots it is not."
         )
-    else:
-        caption += "Fewer than three runs: significance cannot be said."
-    return Picture("skill-map", "Where the skill is", caption, png(maps.skill_maps(scores, references)), "wide")
+    return caption + "Fewer than three runs: significance cannot be said."
 
 
-def _write_all(files: Mapping[Path, bytes]) -> None:
+FIGURES = [
+    FigureSpec("crps", "CRPS by lead time", _crps_words, plots.crps_by_lead, lambda s: True),
+    FigureSpec(
+        "skill",
+        "CRPSS against the references",
+        lambda s: (
+            "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
+        ),
+        lambda s: plots.skill_by_lead(s, summary.references(s)),
+        _compared,
+    ),
+    FigureSpec(
+        "spread",
+        "Spread against skill",
+        _spread_words,
+        plots.spread_and_skill,
+        lambda s: bool(summary.ensembles(s)),
+        "wide strip",
+    ),
+    FigureSpec(
+        "ranks",
+        "Rank histograms",
+        lambda s: RANKS,
+        plots.rank_histograms,
+        lambda s: bool(summary.ensembles(s)),
+        "wide strip",
+    ),
+    FigureSpec(
+        "crps-map",
+        "Where the error is",
+        lambda s: (
+            "Mean over all cases and lead times, one colour range for all methods. The obstacle is left out of all "
+            "scores."
+        ),
+        maps.crps_maps,
+        lambda s: True,
+        "wide",
+    ),
+    FigureSpec(
+        "skill-map",
+        "Where the skill is",
+        _skill_map_words,
+        lambda s: maps.skill_maps(s, summary.references(s)),
+        _compared,
+        "wide",
+    ),
+]
+
+
+def _write_all(files: Mapping[Path, Content]) -> None:
     """Write every file beside its place before any takes its place: a full disk leaves an older report as it was."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
-        for path, data in files.items():
-            _write(temporary[path], data, path)
+        for path, content in files.items():
+            _write(temporary[path], content, path)
         for path in files:
             temporary[path].replace(path)
     finally:
@@ -233,10 +339,14 @@ def _write_all(files: Mapping[Path, bytes]) -> None:
             name.unlink(missing_ok=True)
 
 
-def _write(temporary: Path, data: bytes, path: Path) -> None:
+def _write(temporary: Path, content: Content, path: Path) -> None:
     try:
-        temporary.write_bytes(data)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(error.errno, f"{error.strerror} ({len(data)} bytes needed)", str(path)) from error
+        needed = "" if callable(content) else f" ({len(content)} bytes needed)"
+        raise OSError(error.errno, f"{error.strerror}{needed}", str(path)) from error

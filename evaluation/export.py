@@ -1,0 +1,99 @@
+"""The numbers and figures of a report as files for other programs.
+
+scores.csv     metrics with intervals, one per row (`summary.csv_text`)
+curves.csv     statistics averaged over cases, by lead time and whatever else they depend on, one number per row
+scores.nc      everything that was stored, as netCDF-4: attributes are text or numbers, nothing is pickled
+figures/*      every figure as PNG and as SVG
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from evaluation.style import RC
+
+AVERAGED = ("trajectory", "init_time")
+NOT_CURVES = ("y", "x", "replicate", "block")
+SUMS = ("rank_count", "event_forecast", "event_observed", "fss_error", "fss_reference")  # divide these, not their means
+
+
+def curves_csv(scores: xr.Dataset) -> str:
+    """Statistics as tidy CSV: statistic, method, lead_time, further coordinates as `name=value`, value, units.
+
+    Averaged over cases and runs, counts and sums added up over them; fields and random replicates are left out, and
+    so is what is NaN. `method` is empty for statistics of the truth.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["statistic", "method", "lead_time", "coordinates", "value", "units"])
+    for name, values in scores.data_vars.items():
+        if values.dtype.kind not in "fiu" or set(NOT_CURVES) & set(values.dims):
+            continue
+        over = [d for d in AVERAGED if d in values.dims]
+        curve = values.reset_coords(drop=True)
+        curve = curve.sum(over) if name in SUMS else curve.mean(over)
+        others = [d for d in curve.dims if d not in ("method", "lead_time")]
+        units = str(values.attrs.get("units", ""))
+        labels = [curve[d].values.tolist() for d in curve.dims]
+        array = curve.values
+        for at in zip(*np.nonzero(np.isfinite(array)), strict=True) if array.ndim else [()]:
+            place = {d: labels[i][at[i]] for i, d in enumerate(curve.dims)}
+            rest = ";".join(f"{d}={_number(place[d])}" for d in others)
+            row = [name, place.get("method", ""), place.get("lead_time", ""), rest, _number(array[at]), units]
+            writer.writerow(row)
+    return text.getvalue()
+
+
+def _number(value: Any) -> str:
+    return f"{value:.8g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def netcdf(scores: xr.Dataset, path: Path) -> None:
+    """Write all of `scores` to `path` as netCDF-4 that xarray, ncdump and others open as it is."""
+    clean = scores.copy()
+    clean.attrs = plain(scores.attrs)
+    for name in clean.variables:
+        clean[name].attrs = plain(scores[name].attrs)
+        clean[name].encoding = {}
+    for name in clean.coords:
+        if clean[name].dtype.kind == "O":
+            clean[name] = clean[name].astype(str)
+    packed = {
+        name: {"zlib": True, "complevel": 4, "shuffle": True}
+        for name, v in clean.data_vars.items()
+        if v.dtype.kind in "fiu" and v.ndim
+    }
+    clean.to_netcdf(path, engine="netcdf4", format="NETCDF4", encoding=packed)
+
+
+def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes that any netCDF reader takes: truth values as 0 or 1, nothing left out but None, the rest JSON."""
+    result: dict[str, Any] = {}
+    for key, value in attrs.items():
+        if isinstance(value, bool | np.bool_):
+            result[str(key)] = int(value)
+        elif isinstance(value, str | int | float | np.number):
+            result[str(key)] = value
+        elif isinstance(value, np.ndarray):
+            result[str(key)] = value if value.dtype.kind in "fiu" else json.dumps(value.tolist())
+        elif value is not None:
+            result[str(key)] = json.dumps(value, default=str)
+    return result
+
+
+def svg(drawing: Figure) -> bytes:
+    """The figure as SVG; no date inside and fixed names, so that equal input gives equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({**RC, "svg.hashsalt": "report"}):
+        drawing.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+    return buffer.getvalue()
