@@ -1,0 +1,87 @@
+"""Dressing: a deterministic forecast plus the errors it made elsewhere.
+
+    member = forecast + (truth - forecast of the same method) at a random case of the validation runs
+
+(Roulston and Smith 2003, doi:10.1034/j.1600-0870.2003.201378.x). Residuals are whole sequences, fields by lead, so
+members are coherent in space and time, and have the method's bias taken off. They come from validation runs, from
+training runs where there are none (then they are too small if the method was fitted closely), never from the run that
+is forecast. Members of a case carry different residuals, as long as there are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lbm.errors import DataError, UsageError
+from rvdflow.baselines.training import Training
+from rvdflow.forecaster import Case, Forecaster
+from rvdflow.frames import Frames
+from rvdflow.noise import numpy_generator
+
+POOL = 256  # residual sequences kept at most
+POOL_BYTES = 512 * 2**20  # that they take at most
+
+
+class Dressed(Forecaster):
+    """`base`, a deterministic method, dressed with its residuals in `data`."""
+
+    def __init__(self, base: Forecaster, data: Training):
+        if not base.deterministic:
+            raise UsageError(f"{base.method} is an ensemble already: only a deterministic method can be dressed")
+        self.method = f"{base.method}-dressed"  # type: ignore[misc]
+        self.base, self.data, self.variables = base, data, base.variables or data.frames.variables
+        self.needs: int = getattr(base, "needs", 1)
+        self.runs = data.validation or data.runs
+        self.origin = "validation" if data.validation else "train (there is no validation run)"
+        self._pool: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
+
+    def check(self, dataset: Any, frames: Frames) -> None:
+        if frames.frame_shape != self.data.frames.frame_shape:
+            raise DataError(f"{self.method} has residuals of frames {self.data.frames.frame_shape}, not of such data")
+        self.base.check(dataset, frames)
+
+    def stamp(self) -> dict[str, Any]:
+        cases = len(self._places(self.data.context, self.data.lead))
+        return self.base.stamp() | {"dressed_with": f"{cases} residual sequences of {self.origin}"}
+
+    def draw(
+        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> np.ndarray:
+        runs, pool = self._residuals(context.shape[1], lead)
+        drawn = np.repeat(self.base.draw(context, cases, [0], lead, 0), len(members), 1)
+        for i, (trajectory, init_time) in enumerate(cases):
+            usable = np.flatnonzero(runs != trajectory)
+            if not len(usable):
+                raise DataError(
+                    f"{self.method}: no residual for trajectory {trajectory}, which is the only run of them"
+                )
+            order = numpy_generator(seed, self.method, trajectory, init_time).permutation(usable)
+            for j, member in enumerate(members):
+                drawn[i, j] += pool[order[member % len(order)]]
+        return drawn
+
+    def _places(self, context: int, lead: int) -> list[tuple[int, int]]:
+        """(run, init time) of the residuals, evenly spread."""
+        places = [(k, t) for k in self.runs for t in range(context - 1, self.data.frames.times - lead)]
+        count = min(POOL, max(2, POOL_BYTES // (4 * lead * int(np.prod(self.data.frames.frame_shape)))))
+        return (
+            [places[k] for k in np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))] if places else []
+        )
+
+    def _residuals(self, context: int, lead: int) -> tuple[np.ndarray, np.ndarray]:
+        """(run of each, residual sequences (case, lead, channel, y, x)), computed once for a context and lead."""
+        if self._pool is None or self._pool[0] != (context, lead):
+            places = self._places(context, lead)
+            if not places:
+                raise DataError(f"{self.method} needs {self.origin} runs of {context + lead} frames to dress with")
+            pool = np.empty((len(places), lead, *self.data.frames.frame_shape), np.float32)
+            for first in range(0, len(places), 8):
+                some = places[first : first + 8]
+                seen = np.stack([self.data.read(k, t - context + 1, t + 1) for k, t in some])
+                after = np.stack([self.data.read(k, t + 1, t + 1 + lead) for k, t in some])
+                pool[first : first + 8] = after - self.base.draw(seen, some, [0], lead, 0)[:, 0]
+            self._pool = (context, lead), np.array([k for k, _ in places]), pool
+        return self._pool[1:]
