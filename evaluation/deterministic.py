@@ -4,6 +4,7 @@ Shapes and common arguments are those of `evaluation.statistics`, where RMSE, MA
 first; the correlation's ratio and the logarithm of the PSNR last.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -114,7 +115,7 @@ def ssim(
     minimum: float = 0.0,
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:

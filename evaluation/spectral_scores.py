@@ -10,13 +10,13 @@ the scores are functions of these averages: `spectral_coherence`, `effective_res
 Wavenumbers are in cycles per cell, wavelengths in cells. Under nan_policy="omit" cells without truth are walls.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 import xarray as xr
 
 from . import spectra
-from .dims import Dims, over, pair
+from .dims import over, pair
 from .errors import EvaluationError, MissingValueError
 from .fields import average_fields, per_field
 from .spectra import BANDS, Window
@@ -30,7 +30,7 @@ def power_spectra(
     window: Window = "hann",
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.Dataset:
@@ -46,7 +46,7 @@ def power_spectra(
     def one(members: np.ndarray, observed: np.ndarray, fluid: np.ndarray) -> np.ndarray:
         return np.stack(spectra.case_spectra(members[:, None], observed[None], fluid, window=window))[:, 0]
 
-    output = {"_statistic": 3, "wavenumber": k.size}
+    output: dict[Hashable, int] = {"_statistic": 3, "wavenumber": k.size}
     found = per_field(
         one, forecast, truth, space=space, member_dim=member_dim, nan_policy=nan_policy, fewest=1, output=output
     )
@@ -68,7 +68,7 @@ def spectral_coherence(
     window: Window = "hann",
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
@@ -77,12 +77,13 @@ def spectral_coherence(
         <cross_power>^2 / (<power> <power_truth>),   0 where <cross_power> < 0
 
     It rewards structures in their right place at each scale, whatever their amplitude. Averages over modes, members
-    and `dim` are taken before the ratio; of few modes it is too high by about 1 over their number. Bendat and Piersol, Random Data (2010), doi:10.1002/9781118032428.
+    and `dim` are taken before the ratio; of few modes it is too high by about 1 over their number. Bendat and Piersol,
+    Random Data (2010), doi:10.1002/9781118032428, chapter 5.
     """
     means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
-    return _metric(
-        spectra.coherence, means, ("power", "power_truth", "cross_power"), "spectral_coherence"
-    ).assign_attrs(long_name="squared coherence of members and truth", units="1")
+    names = ("power", "power_truth", "cross_power")
+    result = _metric(spectra.coherence, means, names, "spectral_coherence", ("wavenumber",))
+    return result.assign_attrs(long_name="squared coherence of members and truth", units="1")
 
 
 def effective_resolution(
@@ -92,7 +93,7 @@ def effective_resolution(
     window: Window = "hann",
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
@@ -105,7 +106,7 @@ def effective_resolution(
     means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
     k = means["wavenumber"].values
     names = ("power", "power_truth", "cross_power")
-    result = _metric(lambda *p: spectra.effective_resolution(*p, k), means, names, "effective_resolution", ())
+    result = _metric(lambda p, t, c: spectra.effective_resolution(p, t, c, k), means, names, "effective_resolution")
     return result.assign_attrs(long_name="wavelength where coherence^2 falls below 1/2", units="cells")
 
 
@@ -116,7 +117,7 @@ def log_spectral_distance(
     window: Window = "hann",
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
@@ -128,7 +129,7 @@ def log_spectral_distance(
     """
     means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
     names = ("power", "power_truth")
-    result = _metric(spectra.log_spectral_distance, means, names, "log_spectral_distance", ())
+    result = _metric(spectra.log_spectral_distance, means, names, "log_spectral_distance")
     return result.assign_attrs(long_name="log-spectral distance", units="dB")
 
 
@@ -140,7 +141,7 @@ def band_energy_ratio(
     window: Window = "hann",
     space: tuple[str, str] = ("y", "x"),
     member_dim: str | None = "member",
-    dim: Dims = None,
+    dim: str | Iterable[str] | None = None,
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
@@ -171,7 +172,7 @@ def enstrophy_spectrum(
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
     """Half the variance of vorticity by wavenumber; every other dimension is kept (members too)."""
-    return _single(0.5, vorticity, window, space, nan_policy, 0, "enstrophy")
+    return _single(vorticity, window, space, nan_policy, 0, "enstrophy")
 
 
 def kinetic_energy_spectrum(
@@ -193,14 +194,13 @@ def kinetic_energy_spectrum(
     if (len(given) == 2) == (vorticity is not None) or len(given) == 1:
         raise EvaluationError("a kinetic energy spectrum is of velocity_x and velocity_y, or of vorticity alone")
     if vorticity is not None:
-        return _single(0.5, vorticity, window, space, nan_policy, -1, "kinetic energy")
-    u, v = (_single(0.5, a, window, space, nan_policy, 0, "kinetic energy") for a in given)
+        return _single(vorticity, window, space, nan_policy, -1, "kinetic energy")
+    u, v = (_single(a, window, space, nan_policy, 0, "kinetic energy") for a in given)
     u, v = xr.align(u, v, join="exact")
     return (u + v).rename("spectrum").assign_attrs(u.attrs)
 
 
 def _single(
-    factor: float,
     field: xr.DataArray,
     window: Window,
     space: tuple[str, str],
@@ -220,7 +220,7 @@ def _single(
                 raise MissingValueError('a field holds NaN: use nan_policy="omit" where it marks walls')
             if fluid.all() or (nan_policy == "omit" and fluid.any()):
                 clean = np.where(fluid, frame, 0)
-                out[where] = factor * spectra.shell_spectra(clean, fluid, window=window, gradient=gradient)
+                out[where] = 0.5 * spectra.shell_spectra(clean, fluid, window=window, gradient=gradient)
         return out
 
     if field.chunks is not None:
@@ -259,7 +259,7 @@ def _means(
     window: Window,
     space: tuple[str, str],
     member_dim: str | None,
-    dim: Dims,
+    dim: str | Iterable[str] | None,
     weights: xr.DataArray | None,
     nan_policy: NanPolicy,
 ) -> xr.Dataset:
@@ -280,10 +280,10 @@ def _metric(
     means: xr.Dataset,
     names: Sequence[str],
     name: str,
-    core: Sequence[str] = ("wavenumber",),
+    core: Sequence[str] = (),
     size: int = 0,
 ) -> xr.DataArray:
-    sizes = {d: size or means.sizes["wavenumber"] for d in core}
+    sizes = dict.fromkeys(core, size or means.sizes["wavenumber"])
     result = xr.apply_ufunc(
         function,
         *(means[n] for n in names),
