@@ -14,11 +14,16 @@ from .errors import DimensionError, EvaluationError
 
 ALIASES = {
     "prediction_timedelta": "lead_time",
+    "step": "lead_time",
     "number": "member",
     "realization": "member",
     "sample": "member",
+    "ensemble": "member",
+    "forecast_reference_time": "init_time",
     "latitude": "y",
+    "lat": "y",
     "longitude": "x",
+    "lon": "x",
 }
 """Names understood on input; results carry the name on the right."""
 

@@ -1,135 +1,141 @@
-"""Scoring of one case, and the sums that a verification builds up from cases.
+"""Scoring of one portion: some leads of one case of one method. Arrays in, the statistics of `evaluation.layout` out.
 
-`allocate` makes an empty Dataset of scores, `add_case` puts one case of one method into it, `finish` turns the sums of
-its maps into means. Which case, which file, which order is the business of `evaluation.verification`.
+`score` is a pure function of a `Portion` and a `Recipe`, both of which can be sent to another process. Which portions
+there are, in which order, and how they add up is the business of `evaluation.verification`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from evaluation.background import Background
 from evaluation.errors import EvaluationError
 from evaluation.pointwise import count_ranks, ensemble_scores
+from evaluation.protocols import GreyLevels
 
-MAP_BLOCKS = 16  # maps keep at most this many groups of runs apart: memory stays bounded for any number of runs
 NULL_CELLS = 1024  # cells per frame that the flatness band of the rank histogram is drawn from
-CASE_STATISTICS = {
-    "crps": "continuous ranked probability score, fair estimator",
-    "crps_classical": "continuous ranked probability score, classical estimator",
-    "variance": "variance of the members",
-    "squared_error": "squared error of the ensemble mean",
-    "absolute_error": "absolute error of the ensemble mean",
-    "bias": "ensemble mean minus truth",
-}
-MAPS = ("variance", "squared_error")
+WINDOWS = (1, 3, 5, 9, 17)  # cells, of the fractions skill score
+SCALES = (1, 2, 4, 8, 16)  # cells, of the pooled CRPS
+SMALLEST = {"spectra": 8, "deterministic": 11}  # cells of the shorter side that a family needs
+FEWEST_LEADS = {"probes": 8, "features": 4}
 Case = tuple[int, int]  # trajectory, init_time
 
 
-def allocate(
-    members: Mapping[str, int],
-    cases: Sequence[Case],
-    leads: Sequence[int],
-    axes: Mapping[str, np.ndarray],
-    replicates: int,
-) -> xr.Dataset:
-    """Scores of no case yet. `members` says how many each method has; `axes` holds the coordinates of y and x."""
-    runs = sorted({run for run, _ in cases})
-    inits = sorted({init for _, init in cases})
-    blocks = min(len(runs), MAP_BLOCKS)
-    ranks = max(members.values()) + 1
-    case_dims, sizes = ("method", "trajectory", "init_time", "lead_time"), (len(runs), len(inits), len(leads))
-    image = (len(leads), len(axes["y"]), len(axes["x"]))
-    count = len(members)
-    data: dict[str, Any] = {name: (case_dims, np.full((count, *sizes), np.nan)) for name in CASE_STATISTICS}
-    for name in ("truth_mean", "truth_mean_square"):
-        data[name] = (case_dims[1:], np.full(sizes, np.nan))
-    data["rank_count"] = (
-        ("method", "trajectory", "lead_time", "rank"),
-        np.zeros((count, len(runs), len(leads), ranks)),
-    )
-    data["rank_null"] = (
-        ("method", "replicate", "lead_time", "rank"),
-        np.zeros((count, replicates, len(leads), ranks), np.int64),
-    )
-    map_dims = ("method", "block", "lead_time", "y", "x")
-    data["crps_map"] = (map_dims, np.zeros((count, blocks, *image)))
-    for name in MAPS:
-        data[f"{name}_map"] = (map_dims[:1] + map_dims[2:], np.zeros((count, *image)))
-    data["fluid_cases"] = (("block", "y", "x"), np.zeros((blocks, *image[1:]), np.int64))
-    data["members"] = (("method",), np.array(list(members.values())))
-    coords = {
-        "method": np.array(list(members), object),
-        "trajectory": runs,
-        "init_time": inits,
-        "lead_time": list(leads),
-        "rank": np.arange(ranks),
-        "block": ("trajectory", np.arange(len(runs)) * blocks // len(runs)),
-        **axes,
-    }
-    return xr.Dataset(data, coords=coords)
+@dataclass(frozen=True)
+class Portion:
+    """Some leads of one case of one method, not read yet."""
+
+    method: int
+    name: str
+    case: Case
+    leads: slice  # which of the leads that are scored
+    values: xr.DataArray  # (member, lead_time, y, x)
+    truth: xr.DataArray  # (lead_time, y, x)
+    fluid: np.ndarray  # (y, x) bool: the cells that count
+
+    @property
+    def of_truth(self) -> bool:
+        """The statistics of the truth are taken with the first method."""
+        return self.method == 0
 
 
-def add_case(
-    scores: xr.Dataset,
-    m: int,
-    case: Case,
-    members: np.ndarray,
-    truth: np.ndarray,
-    fluid: np.ndarray,
-    seed: int,
-) -> None:
-    """Add one case of method number `m` to `scores`.
+@dataclass(frozen=True)
+class Recipe:
+    """What is the same for every portion."""
 
-    `members` (member, lead_time, y, x), `truth` (lead_time, y, x), `fluid` (y, x) bool: the cells that count. Raises
-    `EvaluationError` for a value there that is not finite.
+    background: Background
+    families: frozenset[str]
+    ranks: int  # members of the largest ensemble, plus one
+    replicates: int
+    seed: int
+    lpips: Any = None  # evaluation.lpips.Lpips
+    fvd: Any = None  # evaluation.fvd.FvdNetwork
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Of the pictures that networks look at."""
+        return (0.0, 255.0) if self.background.grey else self.background.value_range
+
+
+def score(portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    """The statistics of a portion, by name, on the dimensions of `LAYOUT` that a portion has.
+
+    Names beginning with "_" are raw material that the verification joins: `_series` (member, lead_time, probe),
+    `_features` (member, feature), `_fvd` (member, feature), and the same of the truth.
+    Raises EvaluationError for a value in a fluid cell that is not finite.
     """
-    where = f"method {str(scores['method'].values[m])!r}, trajectory {case[0]}, init time {case[1]}"
-    _finite(members, fluid, where)
-    _finite(truth, fluid, f"truth of trajectory {case[0]} after init time {case[1]}")
-    i = scores.indexes["trajectory"].get_loc(case[0])
-    j = scores.indexes["init_time"].get_loc(case[1])
-    block = int(scores["block"].values[i])
-    fields = case_statistics(members, truth)
-    rank, ties = fields.pop("rank", None), fields.pop("ties", None)
-    for name, values in fields.items():
-        scores[name].values[m, i, j] = values[:, fluid].mean(-1)
-    scores["crps_map"].values[m, block] += np.where(fluid, fields["crps"], 0)
-    for name in MAPS:
-        scores[f"{name}_map"].values[m] += np.where(fluid, fields[name], 0)
-    if m == 0:
-        observed = truth[:, fluid].astype(np.float64)
-        scores["truth_mean"].values[i, j] = observed.mean(-1)
-        scores["truth_mean_square"].values[i, j] = np.square(observed).mean(-1)
-        scores["fluid_cases"].values[block] += fluid
-    if rank is not None and ties is not None:
-        ranks = len(members) + 1
-        counts = count_ranks(rank[:, fluid], ties[:, fluid], members=len(members))
-        scores["rank_count"].values[m, i, :, :ranks] += counts
-        rng = np.random.default_rng([seed, case[0], case[1]])
-        cells = rng.permutation(np.flatnonzero(fluid))[:NULL_CELLS]
-        pool = np.concatenate([a.reshape(-1, len(truth), fluid.size)[..., cells] for a in (members, truth)])
-        table = exchanged_ranks(pool, rng)
-        null = scores["rank_null"].values
-        null[m, :, :, :ranks] += table[rng.integers(ranks, size=null.shape[1])]
+    members, truth = _read(portion, recipe.background.grey)
+    found: dict[str, np.ndarray] = {}
+    for family in FAMILIES:
+        if family in recipe.families:
+            found |= FAMILIES[family](members, truth, portion, recipe)
+    return found
 
 
-def _finite(values: np.ndarray, fluid: np.ndarray, where: str) -> None:
-    bad = 0 if np.isfinite(values).all() else int((~np.isfinite(values) & fluid).sum())
+def _read(portion: Portion, grey: GreyLevels | None) -> tuple[np.ndarray, np.ndarray]:
+    where = f"method {portion.name!r}, trajectory {portion.case[0]}, init time {portion.case[1]}"
+    members, truth = portion.values.values, portion.truth.values
+    members = _finite(members, portion.fluid, where)
+    truth = _finite(truth, portion.fluid, f"truth of trajectory {portion.case[0]} after init time {portion.case[1]}")
+    if grey is not None:
+        members, truth = grey.apply(members), grey.apply(truth)
+    return members, truth
+
+
+def _finite(values: np.ndarray, fluid: np.ndarray, where: str) -> np.ndarray:
+    """The values, zero in walls where they are not finite there."""
+    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones((), bool)
+    if finite.all():
+        return values
+    bad = int((~finite & fluid).sum())
     if bad:
         raise EvaluationError(
             f"{where}: {bad} of {values.size} values are NaN or infinite; a forecast that broke down is not scored "
             "(leaving such values out would flatter the method): forecast this case again or leave it out"
         )
+    return np.where(finite, values, 0).astype(values.dtype)
+
+
+# ------------------------------------------------------------------ families
+
+
+def _points(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    """CRPS, errors, spread, their maps, and ranks with the band of a flat histogram."""
+    fluid = portion.fluid
+    fields = case_statistics(members, truth)
+    rank, ties = fields.pop("rank", None), fields.pop("ties", None)
+    found = {name: values[:, fluid].mean(-1) for name, values in fields.items()}
+    found["crps_map"] = np.where(fluid, fields["crps"], 0)
+    found["variance_map"] = np.where(fluid, fields["variance"], 0)
+    found["squared_error_map"] = np.where(fluid, fields["squared_error"], 0)
+    if portion.of_truth:
+        observed = truth[:, fluid].astype(np.float64)
+        found |= {"truth_mean": observed.mean(-1), "truth_mean_square": np.square(observed).mean(-1)}
+        if portion.leads.start == 0:
+            found["fluid_cases"] = fluid
+    if rank is not None and ties is not None:
+        ranks = len(members) + 1
+        counts = count_ranks(rank[:, fluid], ties[:, fluid], members=len(members))
+        rng = np.random.default_rng([recipe.seed, *portion.case])  # draws nothing that depends on the leads
+        cells = rng.permutation(np.flatnonzero(fluid))[:NULL_CELLS]
+        pool = np.concatenate([a.reshape(-1, len(truth), fluid.size)[..., cells] for a in (members, truth[None])])
+        table = exchanged_ranks(pool, rng)
+        found["rank_count"] = _padded(counts, recipe.ranks)
+        found["rank_null"] = _padded(table[rng.integers(ranks, size=recipe.replicates)], recipe.ranks)
+    return found
 
 
 def case_statistics(members: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     """Pointwise statistics (lead_time, y, x) of members (member, lead_time, y, x) against truth (lead_time, y, x).
 
-    Those of `CASE_STATISTICS`, and of an ensemble also `rank` (members below the truth) and `ties` (equal to it).
+    crps, crps_classical, variance, squared_error, absolute_error, bias, and of an ensemble also `rank` (members below
+    the truth) and `ties` (equal to it). A method with a single member has no distribution: its CRPS is the absolute
+    error (the CRPS of a step function), its variance is NaN.
     """
     if len(members) == 1:
         error = members[0].astype(np.float64) - truth
@@ -138,7 +144,7 @@ def case_statistics(members: np.ndarray, truth: np.ndarray) -> dict[str, np.ndar
         return fields | {"variance": np.full(size.shape, np.nan), "bias": error}
     names = {"crps": "crps_fair", "crps_classical": "crps"}
     names |= {n: n for n in ("variance", "squared_error", "absolute_error", "bias", "rank", "ties")}
-    found = ensemble_scores(members, truth, axis=0, names=tuple(names.values()))
+    found = ensemble_scores(members, truth, axis=0, names=tuple(names.values()), threads=1)
     return dict(zip(names, found, strict=True))
 
 
@@ -158,11 +164,145 @@ def exchanged_ranks(pool: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.bincount(flat.ravel(), minlength=elements * leads * elements).reshape(elements, leads, elements)
 
 
-def finish(scores: xr.Dataset) -> None:
-    """Turn the sums of the maps into means over the cases in which a cell is fluid (NaN where it never is)."""
-    cases = scores["fluid_cases"].values.astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scores["crps_map"] = (scores["crps_map"] / cases[None, :, None]).where(cases[None, :, None] > 0)
-        total = cases.sum(0)
-        for name in MAPS:
-            scores[f"{name}_map"] = (scores[f"{name}_map"] / total).where(total > 0)
+def _events(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.events import event_counts
+
+    b = recipe.background
+    forecast, observed = event_counts(members, truth, portion.fluid, b.thresholds, absolute=b.absolute)
+    return {"event_forecast": _padded(forecast, recipe.ranks), "event_observed": _padded(observed, recipe.ranks)}
+
+
+def _neighbourhood(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.neighbourhood import fss_sums, pooled_crps
+
+    b, fluid = recipe.background, portion.fluid
+    shape = truth.shape[1:]
+    error, reference = fss_sums(members, truth, fluid, b.thresholds, windows(shape), absolute=b.absolute)
+    return {
+        "fss_error": error,
+        "fss_reference": reference,
+        "crps_pooled": pooled_crps(members, truth, fluid, scales(shape), how="mean"),
+        "crps_pooled_max": pooled_crps(members, truth, fluid, scales(shape), how="max"),
+    }
+
+
+def windows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Windows of the fractions skill score that fit into a frame."""
+    return tuple(w for w in WINDOWS if w <= max(1, min(shape) // 2))
+
+
+def scales(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Windows of the pooled CRPS that fit into a frame."""
+    return tuple(s for s in SCALES if s <= max(1, min(shape) // 2))
+
+
+def _multivariate(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.multivariate import energy_score_field, variogram_score_field
+
+    return {
+        "energy_score": energy_score_field(members, truth, portion.fluid),
+        "variogram_score": variogram_score_field(members, truth, portion.fluid),
+    }
+
+
+def _deterministic(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.deterministic import anomaly_products, ssim_field
+
+    b, fluid = recipe.background, portion.fluid
+    names = ("anomaly_product", "anomaly_forecast_square", "anomaly_truth_square")
+    found = dict(zip(names, anomaly_products(members, truth, b.climatology, fluid), strict=True))
+    similar = [ssim_field(member, truth, fluid, b.data_range) for member in members]
+    return found | {"ssim": np.mean(similar, axis=0)}
+
+
+def _spectra(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.spectra import cross_spectra, shell_spectra
+
+    fluid = portion.fluid
+    power, cross = [], []
+    for member in members:
+        power.append(shell_spectra(member, fluid))
+        cross.append(cross_spectra(member, truth, fluid))
+    found = {"power": np.mean(power, axis=0), "cross_power": np.mean(cross, axis=0)}
+    return found | ({"power_truth": shell_spectra(truth, fluid)} if portion.of_truth else {})
+
+
+def _pod(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    pod: Any = recipe.background.pod
+    ours, real = pod.project(members), pod.project(truth)  # (member, lead_time, mode), (lead_time, mode)
+    if len(members) == 1:
+        crps = np.abs(ours[0] - real)
+    else:
+        (crps,) = ensemble_scores(ours, real, axis=0, names=("crps_fair",), threads=1)
+    found = {"pod_crps": crps, "pod_energy": np.square(ours).mean(0)}
+    return found | ({"pod_energy_truth": np.square(real)} if portion.of_truth else {})
+
+
+def _pdf(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    edges, fluid = recipe.background.edges, portion.fluid
+
+    def fractions(values: np.ndarray) -> np.ndarray:
+        """(..., lead_time, y, x) -> (lead_time, bin)."""
+        bins = len(edges) - 1
+        place = ((values[..., fluid] - edges[0]) * (bins / (edges[-1] - edges[0]))).astype(np.int64)
+        place = np.moveaxis(np.clip(place, 0, bins - 1), -2, 0).reshape(len(truth), -1)
+        return np.stack([np.bincount(row, minlength=bins) / row.size for row in place])
+
+    return {"pdf": fractions(members)} | ({"pdf_truth": fractions(truth)} if portion.of_truth else {})
+
+
+def _probes(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    rows, columns = np.array(recipe.background.probes).T
+    found = {"_series": members[:, :, rows, columns].astype(np.float64)}
+    return found | ({"_series_truth": truth[:, rows, columns].astype(np.float64)} if portion.of_truth else {})
+
+
+def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.frechet import physics_features
+
+    scale = recipe.background.data_range
+    found = {"_features": physics_features(members, portion.fluid, scale)}
+    return found | ({"_features_truth": physics_features(truth[None], portion.fluid, scale)} if portion.of_truth else {})
+
+
+def _lpips(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    walled = np.where(portion.fluid, members, 0), np.where(portion.fluid, truth, 0)
+    return {"lpips": recipe.lpips.ensemble(*walled, value_range=recipe.value_range).mean(0)}
+
+
+def _fvd(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    features = recipe.fvd.features
+    found = {"_fvd": features(np.where(portion.fluid, members, 0), value_range=recipe.value_range)}
+    if portion.of_truth:
+        found["_fvd_truth"] = features(np.where(portion.fluid, truth, 0)[None], value_range=recipe.value_range)
+    return found
+
+
+FAMILIES: dict[str, Callable[[np.ndarray, np.ndarray, Portion, Recipe], dict[str, np.ndarray]]] = {
+    "points": _points,
+    "events": _events,
+    "neighbourhood": _neighbourhood,
+    "multivariate": _multivariate,
+    "deterministic": _deterministic,
+    "spectra": _spectra,
+    "pod": _pod,
+    "pdf": _pdf,
+    "probes": _probes,
+    "features": _features,
+    "lpips": _lpips,
+    "fvd": _fvd,
+}
+"""Groups of statistics, each from the members (member, lead_time, y, x) and truth (lead_time, y, x) of a portion."""
+
+
+def applicable(shape: tuple[int, ...], leads: int, background: Background) -> frozenset[str]:
+    """The families that frames (y, x) of this size, and so many leads, allow; networks are not among them."""
+    names = {n for n in FAMILIES if min(shape) >= SMALLEST.get(n, 1) and leads >= FEWEST_LEADS.get(n, 1)}
+    names -= {"lpips", "fvd"}
+    names -= set() if background.probes else {"probes"}
+    return frozenset(names - (set() if background.pod is not None else {"pod"}))
+
+
+def _padded(counts: np.ndarray, length: int) -> np.ndarray:
+    """The last axis filled with zeros up to `length`: ensembles of different size share one array."""
+    return np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(0, length - counts.shape[-1])])

@@ -2,14 +2,16 @@
 
     truth    (trajectory, time, y, x)                              + solid (trajectory, y, x)
     forecast (trajectory, init_time, member, lead_time, y, x)      one dataset per method
-    scores   (method, trajectory, init_time, lead_time)            spatial means over fluid cells
+    scores   (method, trajectory, init_time, lead_time, ...)       statistics over fluid cells, see `evaluation.layout`
 
-What is stored are *statistics*: quantities whose average means something (CRPS, variance, squared error, rank
-counts). Metrics (RMSE, CRPSS, spread-skill ratio, intervals) are functions of averages and are derived from the
+What is stored are *statistics*: quantities whose average means something (CRPS, variance, squared error, counts,
+power). Metrics (RMSE, CRPSS, spread-skill ratio, intervals) are functions of averages and are derived from the
 result afterwards, by `evaluation.summary`: aggregate first, divide last.
 
-One case, a pair (trajectory, init_time), is in memory at a time, plus the next one being read; a whole forecast
-never is. A case is scored only if every method has it, so that all methods answer the same questions.
+The work is cut into portions, some leads of one case of one method; a case is a pair (trajectory, init_time). Few
+portions are in memory at a time, here or on the workers of a dask cluster, and they are added up in the order of the
+cases, so that neither threads nor workers nor portions change a number. A case is scored only if every method has
+it, so that all methods answer the same questions.
 """
 
 from __future__ import annotations
@@ -18,20 +20,28 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from evaluation import layout, scoring
 from evaluation.alignment import align
-from evaluation.dims import ALIASES
+from evaluation.background import Background, background
+from evaluation.conform import conform
 from evaluation.errors import EvaluationError
-from evaluation.scoring import CASE_STATISTICS, Case, add_case, allocate, finish
+from evaluation.pointwise import threads_available
+from evaluation.protocols import LEADS, PROTOCOLS
+from evaluation.scoring import Case, Portion, Recipe
+from evaluation.sums import Sums
 
 SCHEMA_VERSION = 1
+MEMORY = 2**30  # bytes that the portions under way may take together
+COPIES = 4  # of a portion, at most, while it is scored
 NOT_PROTOCOL = (  # attributes of a forecast that say nothing about how it was made, or say it at length
     *("title", "source", "history", "config", "schema_version", "complete", "manifest", "coordinates"),
     *("frame_interval", "frame_interval_units"),
@@ -49,12 +59,266 @@ class _Method:
 
     @property
     def members(self) -> int:
-        return self.values.sizes["member"]
+        return int(self.values.sizes["member"])
 
-    def load(self, case: Case) -> tuple[np.ndarray, np.ndarray]:
-        """Members (member, lead_time, y, x) and truth (lead_time, y, x) of one case."""
-        pick = {"trajectory": case[0], "init_time": case[1]}
-        return self.values.sel(pick).values, self.truth.sel(pick).values
+    @property
+    def deterministic(self) -> bool:
+        return self.members == 1
+
+
+class Verification:
+    """A verification that is planned: `cases`, `leads`, `template` say what it will hold, `runs` does it.
+
+    Arguments as of `verify`.
+    """
+
+    def __init__(
+        self,
+        truth: xr.Dataset,
+        forecasts: Mapping[str, xr.Dataset],
+        *,
+        variable: str | None = None,
+        reference: str | None = None,
+        mask_walls: bool = True,
+        families: Iterable[str] | None = None,
+        thresholds: Sequence[float] | None = None,
+        probes: Sequence[tuple[int, int]] | None = None,
+        protocol: str | None = None,
+        value_range: tuple[float, float] | None = None,
+        lpips: Any = None,
+        fvd: Any = None,
+        memory: int = MEMORY,
+        seed: int = 0,
+        replicates: int = 200,
+    ):
+        if not forecasts:
+            raise EvaluationError("no forecast to verify: give at least one")
+        truth, forecasts = conform(truth, forecasts)
+        self.truth, self.forecasts, self.memory, self.protocol = truth, forecasts, memory, protocol or ""
+        self.variable = _choose_variable(truth, forecasts, variable)
+        if reference is not None and reference not in forecasts:
+            raise EvaluationError(f"reference {reference!r} is not among the forecasts ({', '.join(forecasts)})")
+        self.reference = reference or default_reference(forecasts)
+        self.cases, self.leads = common_cases(forecasts)
+        if self.protocol:
+            self.leads = _leads_of(self.protocol, self.leads)
+        self.methods = [self._method(name, forecast) for name, forecast in forecasts.items()]
+        self.solid = truth["solid"] if mask_walls and "solid" in truth else None
+        frames = truth[self.variable]
+        self.background = background(
+            truth, frames, thresholds=thresholds, probes=probes, mask_walls=mask_walls, value_range=value_range,
+            grey=bool(self.protocol),
+        )  # fmt: skip
+        shape = (self.methods[0].values.sizes["y"], self.methods[0].values.sizes["x"])
+        self.recipe = Recipe(
+            background=self.background,
+            families=_families(families, shape, len(self.leads), self.background, lpips, fvd),
+            ranks=max(m.members for m in self.methods) + 1,
+            replicates=replicates,
+            seed=seed,
+            lpips=lpips,
+            fvd=fvd,
+        )
+        self.sums = Sums(self._sizes(shape), self.recipe.families, len(self.methods))
+
+    def _method(self, name: str, forecast: xr.Dataset) -> _Method:
+        if forecast["lead_time"].values.tolist() != self.leads:  # a selection copies: not without need
+            forecast = forecast.sel(lead_time=self.leads)
+        values, aligned = align(forecast, self.truth, self.variable, mask_walls=False)
+        order = ("trajectory", "init_time", "lead_time", "y", "x")
+        values = values.transpose("trajectory", "init_time", "member", *order[2:])
+        return _Method(name, values, aligned.transpose(*order), dict(forecast.attrs))
+
+    def _sizes(self, shape: tuple[int, int]) -> dict[str, int]:
+        b, leads = self.background, len(self.leads)
+        runs = sorted({run for run, _ in self.cases})
+        sizes = {"method": len(self.methods), "init_time": len({init for _, init in self.cases}), "lead_time": leads}
+        sizes |= {"y": shape[0], "x": shape[1], "rank": self.recipe.ranks, "replicate": self.recipe.replicates}
+        sizes |= {"threshold": len(b.thresholds), "exceeding": self.recipe.ranks, "bin": len(b.edges) - 1}
+        sizes |= {"window": len(scoring.windows(shape)), "scale": len(scoring.scales(shape))}
+        sizes |= {"probe": len(b.probes), "frequency": leads // 2 + 1}
+        sizes["mode"] = 0 if b.pod is None else len(b.pod.fraction)  # type: ignore[attr-defined]
+        sizes["wavenumber"] = len(self._wavenumbers(shape))
+        sizes["block"] = _blocks(len(runs), sizes)
+        return sizes | {"trajectory": len(runs)}
+
+    def _wavenumbers(self, shape: tuple[int, int]) -> np.ndarray:
+        from evaluation.spectra import wavenumbers
+
+        return wavenumbers(shape) if "spectra" in self.recipe.families else np.zeros(0)
+
+    # -------------------------------------------------------------- the pass
+
+    def runs(
+        self,
+        *,
+        client: Any = None,
+        threads: int | None = None,
+        on_case: Callable[[int, int], None] | None = None,
+    ) -> Iterator[xr.Dataset]:
+        """The statistics of one run (trajectory) after another; once, then `totals` has what is summed over all.
+
+        client: a `distributed.Client` whose workers score the portions; else `threads` of this process do.
+        """
+        import dask
+
+        done = 0
+        with dask.config.set(scheduler="synchronous"), _executor(client, threads) as (pool, width):
+            results = _in_order(pool, width, self._portions(width), self.recipe, client)
+            for run in self.template["trajectory"].values:
+                self.sums.begin_run()
+                for case in (c for c in self.cases if c[0] == run):
+                    self._add_case(case, results, width)
+                    done += 1
+                    if on_case is not None:
+                        on_case(done, len(self.cases))
+                yield self._run_dataset(int(run))
+
+    def _add_case(
+        self, case: Case, results: Iterator[tuple[Portion, dict[str, np.ndarray]]], width: int
+    ) -> None:
+        where = {
+            "init_time": self.template.indexes["init_time"].get_loc(case[1]),
+            "block": int(self.template["block"].sel(trajectory=case[0])),
+        }
+        for m, method in enumerate(self.methods):
+            for _ in self._lead_blocks(method, width):
+                portion, found = next(results)
+                self.sums.add(found, {**where, "method": m, "lead_time": portion.leads})
+            self.sums.end_case(m)
+
+    def _portions(self, width: int) -> Iterator[Portion]:
+        for case in self.cases:
+            pick = {"trajectory": case[0], "init_time": case[1]}
+            fluid = self._fluid(case)
+            for m, method in enumerate(self.methods):
+                values, truth = method.values.sel(pick), method.truth.sel(pick)
+                for leads in self._lead_blocks(method, width):
+                    part = {"lead_time": leads}
+                    yield Portion(m, method.name, case, leads, values.isel(part), truth.isel(part), fluid)
+
+    def _lead_blocks(self, method: _Method, width: int) -> list[slice]:
+        """The leads of a case, cut so that the portions under way keep within the memory."""
+        per_lead = method.values.dtype.itemsize * (method.members + 1) * int(np.prod(method.values.shape[-2:]))
+        most = max(1, int(self.memory / (COPIES * (width + 1) * per_lead)))
+        count = -(-len(self.leads) // most)
+        edges = [len(self.leads) * k // count for k in range(count + 1)]
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def _fluid(self, case: Case) -> np.ndarray:
+        if self.solid is None:
+            return np.ones((self.sums.sizes["y"], self.sums.sizes["x"]), bool)
+        walls = self.solid.sel(trajectory=case[0]) if "trajectory" in self.solid.dims else self.solid
+        fluid = ~walls.transpose("y", "x").values.astype(bool)
+        if not fluid.any():
+            raise EvaluationError(f"trajectory {case[0]} has no fluid cell: nothing to verify")
+        return fluid
+
+    # -------------------------------------------------------------- what comes out
+
+    @property
+    def template(self) -> xr.Dataset:
+        """The coordinates of the scores, and `members`, `deterministic`, `pod_fraction`: known before the pass."""
+        b, sizes = self.background, self.sums.sizes
+        runs = sorted({run for run, _ in self.cases})
+        like = self.methods[0].values
+        coords: dict[str, Any] = {
+            "method": np.array([m.name for m in self.methods], object),
+            "trajectory": runs,
+            "init_time": sorted({init for _, init in self.cases}),
+            "lead_time": list(self.leads),
+            "y": like["y"].values,
+            "x": like["x"].values,
+            "rank": np.arange(sizes["rank"]),
+            "block": ("trajectory", np.arange(len(runs)) * sizes["block"] // len(runs)),
+        }
+        shape = (sizes["y"], sizes["x"])
+        more = {
+            "exceeding": np.arange(sizes["exceeding"]),
+            "threshold": np.array(b.thresholds),
+            "window": np.array(scoring.windows(shape)),
+            "scale": np.array(scoring.scales(shape)),
+            "wavenumber": self._wavenumbers(shape),
+            "mode": np.arange(1, sizes["mode"] + 1),
+            "bin": (b.edges[1:] + b.edges[:-1]) / 2,
+            "frequency": np.arange(sizes["frequency"]) / len(self.leads),
+            "probe_y": ("probe", np.array([p[0] for p in b.probes], int)),
+            "probe_x": ("probe", np.array([p[1] for p in b.probes], int)),
+        }
+        used = {d for name in self.sums.names for d in layout.LAYOUT[name]}
+        coords |= {n: c for n, c in more.items() if (c[0] if isinstance(c, tuple) else n) in used}
+        data: dict[str, Any] = {
+            "members": (("method",), np.array([m.members for m in self.methods])),
+            "deterministic": (("method",), np.array([int(m.deterministic) for m in self.methods], np.int8)),
+        }
+        if "mode" in used:
+            data["pod_fraction"] = (("mode",), np.asarray(b.pod.fraction))  # type: ignore[union-attr]
+        return xr.Dataset(data, coords=coords)
+
+    def _run_dataset(self, run: int) -> xr.Dataset:
+        parts = self.sums.end_run(sum(case[0] == run for case in self.cases))
+        found = {name: (layout.LAYOUT[name], values) for name, values in parts.items()}
+        coords = {"trajectory": [run], **{c: self.template[c] for c in ("method", "init_time", "lead_time")}}
+        return xr.Dataset(found, coords=coords)
+
+    def totals(self) -> xr.Dataset:
+        """What is summed over all runs, once `runs` is exhausted: maps, the band of flatness, Fréchet distances."""
+        found = {name: (layout.LAYOUT[name], values) for name, values in self.sums.totals().items()}
+        found |= {name: (("method",), values) for name, values in self.sums.distances().items()}
+        return xr.Dataset(found)
+
+    @property
+    def statistics(self) -> dict[str, tuple[tuple[str, ...], np.dtype, dict[str, str]]]:
+        """Dimensions, type and attributes of every statistic that `runs` and `totals` bring."""
+        units = "grey levels" if self.protocol else str(self.truth[self.variable].attrs.get("units", "1"))
+        found = {}
+        for name in self.sums.names:
+            attrs = {"units": layout.units_of(name, units), "long_name": layout.LONG_NAMES[name]}
+            found[name] = (layout.LAYOUT[name], self.sums.dtype(name), attrs)
+        for name in self.sums.distance_names:
+            found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": layout.LONG_NAMES[name]})
+        return found
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Sample, protocol, units, software: the attributes of the scores."""
+        about, b = self.truth[self.variable].attrs, self.background
+        interval = self.truth.attrs.get("frame_interval")
+        protocol = {
+            m.name: {k: _plain(v) for k, v in m.attrs.items() if k not in NOT_PROTOCOL and v is not None and str(v)}
+            for m in self.methods
+        }
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "title": "Verification statistics of ensemble forecasts",
+            "variable": self.variable,
+            "variable_long_name": str(about.get("long_name", self.variable)),
+            "units": "grey levels" if self.protocol else str(about.get("units", "1")),
+            "lead_unit": f"frames of {interval} {self.truth.attrs.get('frame_interval_units', '')}".strip()
+            if interval
+            else "frames",
+            "cases": len(self.cases),
+            "runs": len({run for run, _ in self.cases}),
+            "reference": self.reference,
+            "estimator": "classical" if self.protocol else "fair",
+            "verification_protocol": self.protocol,
+            "value_range": list(b.value_range),
+            "data_range": b.data_range,
+            "event_absolute": int(b.absolute),
+            "background": f"{b.frames} frames of {'the training runs' if b.runs == 'train' else b.runs}",
+            "seed": self.recipe.seed,
+            "protocol": json.dumps(protocol, sort_keys=True),
+            "software": json.dumps(_software()),
+        }
+
+    def joined(self, runs: Iterable[xr.Dataset]) -> xr.Dataset:
+        """The scores in memory, from all of `runs`."""
+        parts = list(runs)
+        together = xr.concat(parts, "trajectory", data_vars="all", join="exact") if len(parts) > 1 else parts[0]
+        scores = self.template.merge(together).merge(self.totals())
+        for name, (_, _, attrs) in self.statistics.items():
+            scores[name].attrs.update(attrs)
+        return scores.assign_attrs(self.attributes)
 
 
 def verify(
@@ -64,59 +328,96 @@ def verify(
     variable: str | None = None,
     reference: str | None = None,
     mask_walls: bool = True,
+    families: Iterable[str] | None = None,
+    thresholds: Sequence[float] | None = None,
+    probes: Sequence[tuple[int, int]] | None = None,
+    protocol: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    lpips: Any = None,
+    fvd: Any = None,
+    memory: int = MEMORY,
+    client: Any = None,
+    threads: int | None = None,
     seed: int = 0,
     replicates: int = 200,
     on_case: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
     """Statistics of every method at every case and lead, as an in-memory Dataset (the content of `scores.zarr`).
 
-    `forecasts` maps the name of a method to its forecast. `variable` is needed only where they share more than
-    one. `reference` names the method that skill is measured against (default: `default_reference`).
-    `mask_walls` leaves out the cells that `truth.solid` marks. `seed` drives the only random part, the replicates
-    of the flatness band. `on_case(done, total)` is called after each case.
+    forecasts    name of a method -> its forecast. Lazy data stay lazy: a few portions are in memory at a time.
+    variable     needed only where truth and forecasts share more than one.
+    reference    the method that skill is measured against (default: `default_reference`).
+    mask_walls   leave out the cells that `truth.solid` marks.
+    families     which groups of statistics (`evaluation.layout.FAMILIES`); default: all that the data allow.
+    thresholds   of events, in the variable's unit; default: quantiles .8 and .95 of its magnitude in training runs.
+    probes       (y, x) cells whose time series are compared; default: in the wake of the obstacle.
+    protocol     "rvd": classical CRPS in grey levels (`evaluation.protocols`).
+    value_range  (low, high) that stands for black and white, of the protocol and the networks; default: the smallest
+                 and largest value of the training runs, 0 and 255 for 8-bit frames.
+    lpips, fvd   networks (`evaluation.lpips.Lpips`, `evaluation.fvd.FvdNetwork`); without them these are left out.
+    memory       bytes that the portions under way may take together; a case larger than that is cut along its leads.
+    client       a `distributed.Client` whose workers do the scoring; else `threads` (default: all cores) do it here.
+    seed         drives the only random part, the `replicates` of the flatness band of rank histograms.
+    on_case      on_case(done, total) is called after each case.
 
-    Result: the statistics of `CASE_STATISTICS` (method, trajectory, init_time, lead_time), NaN where a case was
-    not scored or a statistic does not apply; `truth_mean`, `truth_mean_square` likewise without method;
-    `rank_count` (method, trajectory, lead_time, rank); `rank_null` (method, replicate, lead_time, rank), see
-    `scoring.exchanged_ranks`; `crps_map` (method, block, lead_time, y, x), `block` (trajectory) and `variance_map`,
-    `squared_error_map` (method, lead_time, y, x). A method with a single member has no distribution: its CRPS
-    is the absolute error (the CRPS of a step function), its variance and ranks do not exist.
+    The result is described in `evaluation.layout`; NaN where a case was not scored or a statistic does not apply. A
+    method with a single member is `deterministic`: its CRPS is the absolute error (the CRPS of a step function), and
+    variance and ranks do not exist. Anomalies, thresholds, modes and ranges come from the runs of split "train" of
+    the truth (all of its runs where it names none), never from the forecasts.
 
     Raises `EvaluationError` when the methods have no case, lead or variable in common, when `reference` is not
     among them, or when a forecast contains NaN in a fluid cell.
     """
-    if not forecasts:
-        raise EvaluationError("no forecast to verify: give at least one")
-    truth, forecasts = _renamed(truth), {name: _renamed(f) for name, f in forecasts.items()}
-    variable = _choose_variable(truth, forecasts, variable)
-    if reference is not None and reference not in forecasts:
-        raise EvaluationError(f"reference {reference!r} is not among the forecasts ({', '.join(forecasts)})")
-    cases, leads = common_cases(forecasts)
-    methods = []
-    for name, forecast in forecasts.items():
-        if forecast["lead_time"].values.tolist() != leads:  # a selection copies: not without need
-            forecast = forecast.sel(lead_time=leads)
-        values, aligned = align(forecast, truth, variable, mask_walls=False)
-        order = ("trajectory", "init_time", "lead_time", "y", "x")
-        values = values.transpose("trajectory", "init_time", "member", *order[2:])
-        methods.append(_Method(name, values, aligned.transpose(*order), dict(forecast.attrs)))
-    solid = truth["solid"] if mask_walls and "solid" in truth else None
-    like = methods[0].values
-    axes = {axis: like[axis].values for axis in ("y", "x")}
-    scores = allocate({m.name: m.members for m in methods}, cases, leads, axes, replicates)
-    work = [(case, method) for case in cases for method in range(len(methods))]
-    for done, ((case, m), (members, observed)) in enumerate(_prefetch(work, methods), start=1):
-        fluid = _fluid(solid, case, observed.shape[-2:])
-        add_case(scores, m, case, members, observed, fluid, seed)
-        if on_case is not None and m == len(methods) - 1:
-            on_case(done // len(methods), len(cases))
-    finish(scores)
-    reference = reference or default_reference(forecasts)
-    return _describe(scores, truth, variable, methods, len(cases), reference, seed)
+    planned = Verification(
+        truth, forecasts, variable=variable, reference=reference, mask_walls=mask_walls, families=families,
+        thresholds=thresholds, probes=probes, protocol=protocol, value_range=value_range, lpips=lpips, fvd=fvd,
+        memory=memory, seed=seed, replicates=replicates,
+    )  # fmt: skip
+    return planned.joined(planned.runs(client=client, threads=threads, on_case=on_case))
 
 
-def _renamed(data: xr.Dataset) -> xr.Dataset:
-    return data.rename({alias: name for alias, name in ALIASES.items() if alias in data.dims and name not in data.dims})
+# ------------------------------------------------------------------ portions, here or on a cluster
+
+
+@contextlib.contextmanager
+def _executor(client: Any, threads: int | None) -> Iterator[tuple[Executor, int]]:
+    """Something with `submit(function, portion, recipe) -> future`, and how many portions it works on at once."""
+    if client is not None:
+        yield client, max(1, sum(client.nthreads().values()))
+        return
+    width = threads or threads_available()
+    with ThreadPoolExecutor(width) as pool:
+        try:
+            yield pool, width
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: Any, width: int, portions: Iterator[Portion], recipe: Recipe, client: Any
+) -> Iterator[tuple[Portion, dict[str, np.ndarray]]]:
+    """Portions and their statistics in the order given; `width` are scored and one more waits."""
+    shared = client.scatter(recipe, broadcast=True) if client is not None else recipe
+    options = {"pure": False} if client is not None else {}
+    waiting: deque[tuple[Portion, Any]] = deque()
+    for portion in portions:
+        waiting.append((portion, pool.submit(_score, portion, shared, **options)))
+        if len(waiting) > width:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    while waiting:
+        first, future = waiting.popleft()
+        yield first, future.result()
+
+
+def _score(portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    import dask
+
+    with dask.config.set(scheduler="synchronous"):  # on a worker: no pool within the pool
+        return scoring.score(portion, recipe)
+
+
+# ------------------------------------------------------------------ what there is to score
 
 
 def default_reference(methods: Iterable[str]) -> str:
@@ -158,64 +459,32 @@ def _choose_variable(truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset], wan
         raise EvaluationError(f"which variable is to be verified? In the truth and every forecast: {names}")
     return wanted or (shared.pop() if len(shared) == 1 else "vorticity")
 
-
-def _prefetch(work: list[tuple[Case, int]], methods: list[_Method]) -> Iterator[tuple[tuple[Case, int], Any]]:
-    """Each item of `work` with its arrays, read while the one before is being scored."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(methods[work[0][1]].load, work[0][0])
-        for i, item in enumerate(work):
-            arrays = ahead.result()
-            if i + 1 < len(work):
-                case, m = work[i + 1]
-                ahead = reader.submit(methods[m].load, case)
-            yield item, arrays
+def _leads_of(protocol: str, leads: list[int]) -> list[int]:
+    if protocol not in PROTOCOLS:
+        raise EvaluationError(f"protocol {protocol!r} is not known; known: {', '.join(PROTOCOLS)}")
+    kept = [lead for lead in leads if lead <= LEADS]
+    if not kept:
+        raise EvaluationError(f"protocol {protocol} scores leads up to {LEADS}; the forecasts begin at {leads[0]}")
+    return kept
 
 
-def _fluid(solid: xr.DataArray | None, case: Case, shape: tuple[int, ...]) -> np.ndarray:
-    if solid is None:
-        return np.ones(shape, bool)
-    walls = solid.sel(trajectory=case[0]) if "trajectory" in solid.dims else solid
-    return ~walls.transpose("y", "x").values.astype(bool)
+def _families(
+    wanted: Iterable[str] | None, shape: tuple[int, int], leads: int, known: Background, lpips: Any, fvd: Any
+) -> frozenset[str]:
+    possible = scoring.applicable(shape, leads, known)
+    if wanted is not None:
+        unknown = sorted(set(wanted) - set(layout.FAMILIES))
+        if unknown:
+            raise EvaluationError(f"family {unknown[0]!r} is not known; known: {', '.join(layout.FAMILIES)}")
+        possible = possible & set(wanted) | {"points"}
+    networks = {name for name, network in (("lpips", lpips), ("fvd", fvd)) if network is not None}
+    return possible | networks
 
 
-def _describe(
-    scores: xr.Dataset,
-    truth: xr.Dataset,
-    variable: str,
-    methods: list[_Method],
-    cases: int,
-    reference: str,
-    seed: int,
-) -> xr.Dataset:
-    about = truth[variable].attrs
-    units = str(about.get("units", "1"))
-    interval = truth.attrs.get("frame_interval")
-    squared = {"variance", "squared_error", "truth_mean_square", "variance_map", "squared_error_map"}
-    for name in [*CASE_STATISTICS, "truth_mean", "truth_mean_square", "crps_map", "variance_map", "squared_error_map"]:
-        scores[name].attrs["units"] = f"({units})^2" if name in squared and units != "1" else units
-        if name in CASE_STATISTICS:
-            scores[name].attrs["long_name"] = f"{CASE_STATISTICS[name]}, mean over fluid cells"
-    protocol = {
-        m.name: {k: _plain(v) for k, v in m.attrs.items() if k not in NOT_PROTOCOL and v is not None and str(v)}
-        for m in methods
-    }
-    scores.attrs = {
-        "schema_version": SCHEMA_VERSION,
-        "title": "Verification statistics of ensemble forecasts",
-        "variable": variable,
-        "variable_long_name": str(about.get("long_name", variable)),
-        "units": units,
-        "lead_unit": f"frames of {interval} {truth.attrs.get('frame_interval_units', '')}".strip()
-        if interval
-        else "frames",
-        "cases": cases,
-        "runs": scores.sizes["trajectory"],
-        "reference": reference,
-        "seed": seed,
-        "protocol": json.dumps(protocol, sort_keys=True),
-        "software": json.dumps(_software()),
-    }
-    return scores
+def _blocks(runs: int, sizes: Mapping[str, int]) -> int:
+    """Into how many groups of runs the maps are kept apart: enough for significance, few enough for memory."""
+    one = 8 * sizes["method"] * sizes["lead_time"] * sizes["y"] * sizes["x"]
+    return min(runs, max(3, min(16, 2**28 // one)))
 
 
 def _software() -> dict[str, str]:

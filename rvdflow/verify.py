@@ -9,16 +9,19 @@ undamaged, made from this very truth), methods get their names, and results are 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbm import dataset as store
-from lbm.console import progress, say
-from lbm.errors import DataError, UsageError
+from lbm.console import Stop, progress, say
+from lbm.errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from evaluation.verification import Verification
 
 
 def verify(
@@ -29,56 +32,88 @@ def verify(
     report: Path | str | None = None,
     reference: str | None = None,
     variable: str | None = None,
+    protocol: str | None = None,
+    value_range: tuple[float, float] | None = None,
+    thresholds: Sequence[float] | None = None,
+    families: Sequence[str] | None = None,
+    lpips_weights: Path | str | None = "auto",
+    fvd_weights: Path | str | None = None,
+    rename: Mapping[str, str] | None = None,
+    scheduler: str = "threads",
     allow_incomplete: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> xr.Dataset:
-    """Score `forecasts` (stores written by `rvdflow forecast`) against the dataset `truth`; returns the scores.
+    """Score `forecasts` against `truth`; returns the scores.
 
-    Methods are named by the attribute `method` of each store (with the file name where two are equal). `reference`
-    is the method that skill refers to: by default climatology if it is there, else persistence, else none.
-    `variable` must be named only when the stores share several and vorticity is not among them. `output` is the
-    scores store to write and `report` the folder for the page; None writes neither. With `allow_incomplete` an
-    unfinished forecast is scored as far as it goes; only cases that every method has are ever scored.
+    Both may be stores of this package, or netCDF files and Zarr stores from elsewhere (`evaluation.conform` says what
+    is understood; `rename` maps names of theirs to ours). Methods are named by the attribute `method` of each store,
+    else by the file (with the file name where two are equal); "NAME=PATH" names one. `reference` is the method that
+    skill refers to: by default climatology if it is there, else persistence, else none. `variable` must be named
+    only when the stores share several and vorticity is not among them. `output` is the scores store to write, run by
+    run as they are scored, and `report` the folder for the page; None writes neither. `protocol`, `value_range`,
+    `thresholds`, `families` as in `evaluation.verify`. `lpips_weights` is a trunk's weight file, "auto" for the one
+    torchvision has downloaded, None for no LPIPS; `fvd_weights` that of the network of FVD. What is missing is said in
+    the attributes `lpips` and `fvd` of the scores. `scheduler` is "threads", or the address of a dask cluster.
+    With `allow_incomplete` an unfinished forecast is scored as far as it goes; only cases that every method has are
+    ever scored.
 
     Raises `UsageError` (an output exists and `overwrite` is not set, unknown reference or variable), `DataError`
-    (a store is missing, unfinished, damaged, or a forecast was made from another dataset) and
-    `evaluation.errors.EvaluationError` (no common cases, missing valid times, NaN in a forecast).
+    (a store is missing, unfinished, damaged, or a forecast was made from another dataset), `ResourceError` (no
+    cluster) and `evaluation.errors.EvaluationError` (no common cases, missing valid times, NaN in a forecast).
     """
     from evaluation import report as page
-    from evaluation.verification import common_cases
-    from evaluation.verification import verify as score
+    from evaluation.verification import Verification
 
     if not forecasts:
         raise UsageError("no forecast to verify: name at least one forecast store")
     _check_outputs(output, report, overwrite=overwrite)
-    observed = store.open_dataset(truth, allow_incomplete=allow_incomplete)
-    opened = open_forecasts(forecasts, allow_incomplete=allow_incomplete)
+    observed = _open(truth, rename, allow_incomplete=allow_incomplete)
+    opened = open_forecasts(forecasts, rename=rename, allow_incomplete=allow_incomplete)
     _check_choices(opened, observed, reference, variable)
     _check_origin(opened, truth)
-    total = len(common_cases(opened)[0])
-    with progress(total, "verify", unit="cases", quiet=quiet) as bar:
-        scores = score(observed, opened, variable=variable, reference=reference, on_case=lambda done, of: bar.advance())
-    scores.attrs["dataset_sha256"] = next(
-        (f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), ""
-    )
-    if output is not None:
-        write_scores(scores, output, overwrite=overwrite)
+    networks, notes = _networks(lpips_weights, fvd_weights)
+    planned = Verification(
+        observed, opened, variable=variable, reference=reference, protocol=protocol, value_range=value_range,
+        thresholds=thresholds, families=families, **networks,
+    )  # fmt: skip
+    sha256 = next((f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), "")
+    notes["dataset_sha256"] = sha256
+    with (
+        _client(scheduler) as client,
+        progress(len(planned.cases), "verify", unit="cases", quiet=quiet) as bar,
+        Stop() as stop,
+    ):
+
+        def on_case(done: int, of: int) -> None:
+            bar.advance()
+            if stop.requested:
+                stop.exit()  # nothing is kept: a verification is short
+
+        runs = planned.runs(client=client, on_case=on_case)
+        scores = _written(planned, runs, notes, output, overwrite) if output is not None else planned.joined(runs)
+    scores.attrs.update(notes)
     if report is not None:
-        film = page.film_of(scores, observed, opened)
-        page.write_report(scores, report, film=film, overwrite=overwrite)
+        films = page.films_of(scores, planned.truth, planned.forecasts)
+        page.write_report(scores, report, films=films, overwrite=overwrite)
     return scores
 
 
-def open_forecasts(paths: Sequence[Path | str], *, allow_incomplete: bool = False) -> dict[str, xr.Dataset]:
-    """Open forecast stores lazily, by the name of their method: {"rvd": ..., "persistence": ...}, as ordered."""
-    files = [Path(p) for p in paths]
-    opened = [store.open_dataset(f, allow_incomplete=allow_incomplete) for f in files]
+def open_forecasts(
+    paths: Sequence[Path | str], *, rename: Mapping[str, str] | None = None, allow_incomplete: bool = False
+) -> dict[str, xr.Dataset]:
+    """Open forecasts lazily, by the name of their method: {"rvd": ..., "persistence": ...}, as ordered."""
+    given = [_named(p) for p in paths]
+    files = [file for _, file in given]
+    opened = [_open(f, rename, allow_incomplete=allow_incomplete) for f in files]
     for file, dataset in zip(files, opened, strict=True):
-        missing = [d for d in ("trajectory", "init_time", "member", "lead_time") if d not in dataset.dims]
-        if missing:
-            raise DataError(f"{file} is not a forecast (no dimension {missing[0]}): give a store of `rvdflow forecast`")
-    names = [str(d.attrs.get("method") or f.stem) for f, d in zip(files, opened, strict=True)]
+        if store.is_ours(file):
+            missing = [d for d in ("trajectory", "init_time", "member", "lead_time") if d not in dataset.dims]
+            if missing:
+                raise DataError(
+                    f"{file} is not a forecast (no dimension {missing[0]}): give a store of `rvdflow forecast`"
+                )
+    names = [n or str(d.attrs.get("method") or f.stem) for (n, f), d in zip(given, opened, strict=True)]
     twice = {n for n in names if names.count(n) > 1}
     names = [f"{n} ({f.stem})" if n in twice else n for n, f in zip(names, files, strict=True)]
     named: dict[str, xr.Dataset] = {}
@@ -88,6 +123,74 @@ def open_forecasts(paths: Sequence[Path | str], *, allow_incomplete: bool = Fals
             unique, number = f"{name} {number}", number + 1
         named[unique] = dataset
     return named
+
+
+def _named(given: Path | str) -> tuple[str, Path]:
+    """A name and a file from NAME=FILE; no name where there is none, or where a file is called so."""
+    name, equals, file = str(given).partition("=")
+    return (name, Path(file)) if equals and not Path(given).exists() else ("", Path(given))
+
+
+def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplete: bool) -> xr.Dataset:
+    """A store of ours, checked, or anything else that xarray reads."""
+    from evaluation.conform import open_any, renamed
+
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and not store.is_ours(path)):
+        return open_any(path, rename=rename)
+    return renamed(store.open_dataset(path, allow_incomplete=allow_incomplete), rename or {}, str(path))
+
+
+def _networks(lpips_weights: Path | str | None, fvd_weights: Path | str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The networks that can be had, and what to say of each."""
+    from evaluation.fvd import load_fvd
+    from evaluation.lpips import load_lpips
+    from evaluation.weights import Unavailable
+
+    networks: dict[str, Any] = {}
+    notes: dict[str, str] = {}
+    for name, weights, load in (("lpips", lpips_weights, load_lpips), ("fvd", fvd_weights, load_fvd)):
+        try:
+            networks[name] = load(None if weights == "auto" else weights) if weights is not None else None
+            if networks[name] is not None:
+                notes[name] = networks[name].description
+            else:
+                notes[name] = "not computed"
+        except Unavailable as reason:
+            notes[name] = f"unavailable: {reason}"
+    return networks, notes
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Any]:
+    """None for threads, else a client of the cluster at this address."""
+    if scheduler == "threads":
+        yield None
+        return
+    if "://" not in scheduler:
+        raise UsageError(f"--scheduler {scheduler}: wanted threads or an address such as tcp://host:8786")
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"no dask scheduler answers at {scheduler}: {str(error).splitlines()[0]}") from None
+    with client:
+        yield client
+
+
+def _written(
+    planned: Verification, runs: Iterator[xr.Dataset], notes: dict[str, str], output: Path | str, overwrite: bool
+) -> xr.Dataset:
+    """The scores, each run written as soon as it is scored; read back from the store."""
+    with _create(output, planned, notes, overwrite=overwrite) as writer:
+        for i, run in enumerate(runs):
+            for name, values in run.data_vars.items():
+                writer.write(str(name), values.isel(trajectory=0).values, trajectory=i)
+        for name, values in planned.totals().data_vars.items():
+            writer.write(str(name), values.values)
+        writer.finish()
+    return store.open_dataset(output).load()
 
 
 def _check_outputs(output: Path | str | None, report: Path | str | None, *, overwrite: bool) -> None:
@@ -116,7 +219,7 @@ def _check_choices(
 
 
 def _check_origin(opened: dict[str, xr.Dataset], truth: Path | str) -> None:
-    if store.read_attributes(truth).get("complete") is not True:
+    if not store.is_ours(Path(truth)) or store.read_attributes(truth).get("complete") is not True:
         return  # no digest yet
     here = store.digest(truth)
     for name, forecast in opened.items():
@@ -128,28 +231,25 @@ def _check_origin(opened: dict[str, xr.Dataset], truth: Path | str) -> None:
             )
 
 
-def write_scores(scores: xr.Dataset, path: Path | str, *, overwrite: bool = False) -> None:
-    """Write scores as a store with checksums, manifest, and `complete` last. Errors as `lbm.dataset.create`."""
+def _create(path: Path | str, planned: Verification, notes: dict[str, str], *, overwrite: bool) -> store.Writer:
+    """The store of scores that are not there yet, with what is known beforehand."""
+    known = planned.template
+    sizes = {str(d): n for d, n in {**planned.sums.sizes, **known.sizes}.items()}
 
-    def chunks(name: str) -> tuple[int, ...]:
-        array = scores[name]
-        return tuple(array.sizes[d] if d in ("lead_time", "rank", "y", "x", "init_time") else 1 for d in array.dims)
+    def variable(dims: tuple[str, ...], dtype: Any, attrs: dict[str, Any], values: Any = None) -> store.Variable:
+        apart = "trajectory" if "trajectory" in dims else "method"  # written run by run, or method by method
+        chunks = tuple(1 if d == apart else max(1, sizes[d]) for d in dims)
+        return store.Variable(dims, str(dtype), attrs, chunks=chunks, values=values)
 
-    variables = {
-        str(name): store.Variable(
-            tuple(map(str, v.dims)), str(v.dtype), v.attrs, chunks=chunks(str(name)), values=v.values
-        )
-        for name, v in scores.data_vars.items()
-    }
+    variables = {name: variable(*about) for name, about in planned.statistics.items()}
+    for name, array in known.data_vars.items():
+        variables[str(name)] = variable(tuple(map(str, array.dims)), array.dtype, array.attrs, array.values)
     coords = {
         str(name): (tuple(map(str, c.dims)), c.values.astype(str) if c.dtype.kind == "O" else c.values, c.attrs)
-        for name, c in scores.coords.items()
+        for name, c in known.coords.items()
     }
-    sizes = {str(d): n for d, n in scores.sizes.items()}
-    with store.create(
-        path, variables=variables, coords=coords, sizes=sizes, attrs=scores.attrs, overwrite=overwrite
-    ) as writer:
-        writer.finish()
+    attrs = {**planned.attributes, **notes}
+    return store.create(path, variables=variables, coords=coords, sizes=sizes, attrs=attrs, overwrite=overwrite)
 
 
 def print_skill_table(scores: xr.Dataset, *, quiet: bool = False) -> None:

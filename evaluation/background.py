@@ -1,0 +1,148 @@
+"""What a verification must know before its pass: the climate of the truth, from its training runs alone.
+
+Anomalies need a mean, events a threshold, histograms a range, mode coefficients their modes. Were these taken from
+the cases that are verified, a change of the test set would change the question. Frames are read one run at a time, and
+only so many that they fit into `BYTES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from evaluation.errors import EvaluationError
+from evaluation.protocols import GreyLevels
+
+FRAMES, BYTES = 512, 2**26  # at most, of the training runs
+MODES = 20
+BINS = 64
+QUANTILES = (0.8, 0.95)  # of the magnitude: the default thresholds of events
+PROBE_DISTANCES = (1.5, 3.0, 5.0)  # diameters behind the obstacle
+
+
+@dataclass(frozen=True)
+class Background:
+    """Climate of a variable (y, x), and the choices that follow from it."""
+
+    climatology: np.ndarray  # (y, x), mean of the frames
+    pod: object | None  # evaluation.pod.Pod of the fluid cells; None where there are too few frames
+    thresholds: tuple[float, ...]
+    absolute: bool  # thresholds are of the magnitude, for a variable of both signs
+    data_range: float  # between nearly the smallest and nearly the largest value
+    edges: np.ndarray  # of the bins of the histogram; what lies outside counts in the first and last bin
+    probes: tuple[tuple[int, int], ...]  # (y, x) of the places whose time series are looked at
+    value_range: tuple[float, float]  # of the values before they were made grey levels
+    grey: GreyLevels | None
+    frames: int
+    runs: str  # "train", or which runs else
+
+
+def background(
+    truth: xr.Dataset,
+    frames: xr.DataArray,
+    *,
+    thresholds: Sequence[float] | None = None,
+    probes: Sequence[tuple[int, int]] | None = None,
+    mask_walls: bool = True,
+    value_range: tuple[float, float] | None = None,
+    grey: bool = False,
+) -> Background:
+    """The background of `frames` (trajectory, time, y, x) of `truth`, from its runs of split "train" (else all).
+
+    thresholds: of events, in the unit of the variable; default: quantiles .8 and .95 of its magnitude.
+    value_range: what black and white stand for; default: smallest and largest value (8-bit: 0 and 255).
+    grey: everything is in grey levels of that range.
+    probes: (y, x) cells; default: 1.5, 3 and 5 diameters behind the obstacle, half a diameter off its axis.
+    """
+    frames = frames.transpose("trajectory", "time", "y", "x")
+    shape = frames.shape[2:]
+    walls = _walls(truth, frames, mask_walls)
+    runs, which = _training(truth, frames.sizes["trajectory"])
+    sample = _sample(frames, runs)
+    sample[:, walls.any(0)] = 0
+    fluid = ~walls.any(0)
+    if not fluid.any():
+        raise EvaluationError("no cell is fluid in every run: nothing to verify")
+    if not np.isfinite(sample).all():
+        raise EvaluationError("the training runs of the truth hold values that are not finite in fluid cells")
+    if value_range is None:
+        value_range = (0.0, 255.0) if frames.dtype == np.uint8 else (float(sample.min()), float(sample.max()))
+    levels = GreyLevels(*value_range) if grey else None
+    if levels is not None and frames.dtype != np.uint8:
+        sample = levels.apply(sample).astype(np.float32)
+        sample[:, ~fluid] = 0
+    values = sample[:, fluid]
+    absolute = bool(values.min() < 0 < values.max())
+    low, high = (float(q) for q in np.quantile(values, (0.001, 0.999)))
+    if thresholds is None:
+        magnitude = np.abs(values) if absolute else values
+        thresholds = sorted({float(f"{q:.2g}") for q in np.quantile(magnitude, QUANTILES)})
+    spare = 0.25 * (high - low) or 1.0
+    return Background(
+        climatology=sample.mean(0, dtype=np.float64),
+        pod=_pod(sample, fluid),
+        thresholds=tuple(float(t) for t in thresholds),
+        absolute=absolute,
+        data_range=255.0 if grey else (high - low) or 1.0,
+        edges=np.linspace(low - spare, high + spare, BINS + 1),
+        probes=tuple(probes) if probes is not None else _behind(walls, shape),
+        value_range=value_range,
+        grey=levels,
+        frames=len(sample),
+        runs=which,
+    )
+
+
+def _walls(truth: xr.Dataset, frames: xr.DataArray, mask_walls: bool) -> np.ndarray:
+    """(trajectory or 1, y, x) bool."""
+    if not mask_walls or "solid" not in truth:
+        return np.zeros((1, *frames.shape[2:]), bool)
+    solid = truth["solid"]
+    solid = solid if "trajectory" in solid.dims else solid.expand_dims("trajectory")
+    return solid.transpose("trajectory", "y", "x").values.astype(bool)
+
+
+def _training(truth: xr.Dataset, runs: int) -> tuple[list[int], str]:
+    if "split" in truth:
+        train = np.flatnonzero(truth["split"].values.astype(str) == "train")
+        if len(train):
+            return [int(k) for k in train], "train"
+    return list(range(runs)), "all runs: the truth names no training runs"
+
+
+def _sample(frames: xr.DataArray, runs: Sequence[int]) -> np.ndarray:
+    """(sample, y, x): evenly spread over the runs, some neighbours together, so that few chunks are read."""
+    times = frames.sizes["time"]
+    wanted = max(1, min(FRAMES, BYTES // (8 * frames.shape[2] * frames.shape[3])) // len(runs))
+    step = max(1, times // wanted)
+    kind = np.float32 if frames.dtype.itemsize <= 4 else np.float64
+    parts = [frames.isel(trajectory=k, time=slice(step // 2, None, step))[:wanted].values for k in runs[:FRAMES]]
+    sample = np.concatenate(parts).astype(kind)
+    return sample[np.isfinite(sample).any((1, 2))]  # frames that an unfinished run has not reached are missing
+
+
+def _pod(sample: np.ndarray, fluid: np.ndarray) -> object | None:
+    if len(sample) < 4 or fluid.sum() < 4:
+        return None
+    from evaluation.pod import Pod
+
+    return Pod.fit(sample, fluid, modes=min(MODES, len(sample) - 2, int(fluid.sum()) - 1))
+
+
+def _behind(walls: np.ndarray, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Places in the wake of a single obstacle; along the middle where there is none (or several)."""
+    height, width = shape
+    solid = walls[0] & (walls == walls[0]).all()
+    solid[[0, -1]] = False  # walls of a channel
+    found = [(height // 2, width * k // 4) for k in (1, 2, 3)]
+    if solid.any():
+        y, x = np.nonzero(solid)
+        size = int(np.ptp(y)) + 1
+        if solid.sum() > 0.5 * size * (np.ptp(x) + 1):  # one body
+            row = round(float(y.mean()) + size / 2)
+            found = [(row, round(float(x.mean()) + k * size)) for k in PROBE_DISTANCES]
+    inside = [p for p in found if 0 <= p[0] < height and 0 <= p[1] < width and not walls[:, p[0], p[1]].any()]
+    return tuple(dict.fromkeys(inside))
