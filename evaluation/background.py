@@ -31,7 +31,9 @@ class Background:
     pod: object | None  # evaluation.pod.Pod of the fluid cells; None where there are too few frames
     thresholds: tuple[float, ...]
     absolute: bool  # thresholds are of the magnitude, for a variable of both signs
-    data_range: float  # between nearly the smallest and nearly the largest value
+    deviation: float  # standard deviation of all values
+    lowest: float  # nearly the smallest value
+    data_range: float  # from there to nearly the largest value
     edges: np.ndarray  # of the bins of the histogram; what lies outside counts in the first and last bin
     probes: tuple[tuple[int, int], ...]  # (y, x) of the places whose time series are looked at
     value_range: tuple[float, float]  # of the values before they were made grey levels
@@ -86,6 +88,8 @@ def background(
         pod=_pod(sample, fluid),
         thresholds=tuple(float(t) for t in thresholds),
         absolute=absolute,
+        deviation=float(values.std(dtype=np.float64)) or 1.0,
+        lowest=0.0 if grey else low,
         data_range=255.0 if grey else (high - low) or 1.0,
         edges=np.linspace(low - spare, high + spare, BINS + 1),
         probes=tuple(probes) if probes is not None else _behind(walls, shape),

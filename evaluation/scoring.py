@@ -206,25 +206,20 @@ def _multivariate(members: np.ndarray, truth: np.ndarray, portion: Portion, reci
 
 
 def _deterministic(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
-    from evaluation.deterministic import anomaly_products, ssim_field
+    from evaluation.deterministic import anomaly_products
+    from evaluation.similarity import ssim_field
 
     b, fluid = recipe.background, portion.fluid
     names = ("anomaly_product", "anomaly_forecast_square", "anomaly_truth_square")
     found = dict(zip(names, anomaly_products(members, truth, b.climatology, fluid), strict=True))
-    similar = [ssim_field(member, truth, fluid, b.data_range) for member in members]
-    return found | {"ssim": np.mean(similar, axis=0)}
+    return found | {"ssim": ssim_field(members, truth, fluid, b.data_range, minimum=b.lowest).mean(0)}
 
 
 def _spectra(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
-    from evaluation.spectra import cross_spectra, shell_spectra
+    from evaluation.spectra import case_spectra
 
-    fluid = portion.fluid
-    power, cross = [], []
-    for member in members:
-        power.append(shell_spectra(member, fluid))
-        cross.append(cross_spectra(member, truth, fluid))
-    found = {"power": np.mean(power, axis=0), "cross_power": np.mean(cross, axis=0)}
-    return found | ({"power_truth": shell_spectra(truth, fluid)} if portion.of_truth else {})
+    power, of_truth, cross = case_spectra(members, truth, portion.fluid)
+    return {"power": power, "cross_power": cross} | ({"power_truth": of_truth} if portion.of_truth else {})
 
 
 def _pod(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
@@ -260,7 +255,7 @@ def _probes(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Re
 def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
     from evaluation.frechet import physics_features
 
-    scale = recipe.background.data_range
+    scale = recipe.background.deviation
     found = {"_features": physics_features(members, portion.fluid, scale)}
     return found | ({"_features_truth": physics_features(truth[None], portion.fluid, scale)} if portion.of_truth else {})
 

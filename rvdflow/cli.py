@@ -128,7 +128,16 @@ def forecast(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Default: forecast.zarr, or METHOD.zarr.")
     ] = None,
-    method: Annotated[str, typer.Option(help="rvd, persistence or climatology.")] = "rvd",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="rvd (a trained network), or a reference: persistence, climatology, damped-persistence, "
+            "linear-extrapolation, analog, linear-inverse, dmd, advection."
+        ),
+    ] = "rvd",
+    dress: Annotated[
+        bool, typer.Option("--dress", help="Make an ensemble of a deterministic --method by its validation residuals.")
+    ] = False,
     ensemble: Annotated[int, typer.Option(help="Members of the ensemble.")] = 32,
     context: Annotated[int, typer.Option(help="Frames seen before the forecast starts.")] = 4,
     lead: Annotated[int, typer.Option(help="Frames to forecast.")] = 16,
@@ -161,7 +170,13 @@ def forecast(
         raise UsageError(f"--split {split}: wanted test, validation, train or all")
     if method != "rvd" and not (checkpoint is sampler is steps is None):
         raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
-    forecaster = _forecaster(method, data, checkpoint, sampler, steps, device, threads, quiet)
+    if method == "rvd":
+        if dress:
+            raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")
+        forecaster = _forecaster(data, checkpoint, sampler, steps, device, threads, quiet)
+    else:
+        forecaster = _reference(method, data, context, lead, dress)
+    method = forecaster.method
     chosen: dict[str, Any] = {
         "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
         "stride": stride, "init_times": _integers(init_times), "cases": cases, "seed": seed or 0,
@@ -184,7 +199,6 @@ def forecast(
 
 
 def _forecaster(
-    method: str,
     data: Path,
     run: Path | None,
     sampler: str | None,
@@ -193,26 +207,22 @@ def _forecaster(
     threads: int | None,
     quiet: bool,
 ) -> Any:
-    if method == "rvd":
-        from rvdflow import checkpoint
-        from rvdflow.forecaster import load
+    from rvdflow import checkpoint
+    from rvdflow.forecaster import load
 
-        if run is None:
-            run = checkpoint.newest_run()
-            say(f"checkpoint: {checkpoint.find(run)} (the newest)", quiet=quiet)
-        return load(run, sampler=sampler, steps=steps, device=device, threads=threads)
-    if method == "persistence":
-        from rvdflow.baselines import Persistence
+    if run is None:
+        run = checkpoint.newest_run()
+        say(f"checkpoint: {checkpoint.find(run)} (the newest)", quiet=quiet)
+    return load(run, sampler=sampler, steps=steps, device=device, threads=threads)
 
-        return Persistence()
-    if method == "climatology":
-        from lbm.dataset import open_dataset
-        from rvdflow.baselines import Climatology
-        from rvdflow.frames import Frames, frame_variables, split_trajectories
 
-        opened = open_dataset(data, chunks=None)
-        return Climatology(Frames(opened, frame_variables(opened)), split_trajectories(opened, "train"))
-    raise UsageError(f"method {method!r} is not known: use rvd, persistence or climatology")
+def _reference(method: str, data: Path, context: int, lead: int, dress: bool) -> Any:
+    from lbm.dataset import open_dataset
+    from rvdflow.baselines import fit, names
+
+    if method.removesuffix("-dressed") not in names():
+        raise UsageError(f"method {method!r} is not known: use rvd, {', '.join(names())}")
+    return fit(method, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
 
 
 def _integers(text: str | None) -> list[int] | None:
@@ -229,14 +239,32 @@ def _integers(text: str | None) -> list[int] | None:
 
 @app.command()
 def verify(
-    forecasts: Annotated[list[Path], typer.Argument(help="Forecasts of the same truth.")],
+    forecasts: Annotated[list[str], typer.Argument(help="Forecasts of the same truth; NAME=PATH names a method.")],
     truth: Annotated[Path, typer.Option(help="The dataset they forecast, such as flow.zarr.")],
     reference: Annotated[
         str | None, typer.Option(help="Method that skill is relative to; default: climatology, else persistence.")
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Scores.")] = Path("scores.zarr"),
     report: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
-    variable: Annotated[str | None, typer.Option(help="Which variable; default: the first.")] = None,
+    variable: Annotated[str | None, typer.Option(help="Which variable; default: vorticity, or the only one.")] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", help="A name in files from elsewhere, as theirs=ours; repeatable.")
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(help="Thresholds of events, as 0.01,0.02; default: quantiles .8 and .95.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="A published way of scoring: rvd.")] = None,
+    value_range: Annotated[
+        str | None, typer.Option(help="Values of black and white, as -0.05,0.05; default: extremes of training runs.")
+    ] = None,
+    scores: Annotated[
+        str | None, typer.Option("--scores", help="Only some families, as events,spectra; points: the CRPS alone.")
+    ] = None,
+    lpips_weights: Annotated[
+        str, typer.Option(help="AlexNet weights for LPIPS: a file, auto (where torchvision keeps them) or none.")
+    ] = "auto",
+    fvd_weights: Annotated[Path | None, typer.Option(help="Weights of the network of FVD.")] = None,
+    scheduler: Annotated[str, typer.Option(help="threads, or a dask cluster as tcp://host:8786.")] = "threads",
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Score unfinished forecasts as far as they go.")
     ] = False,
@@ -248,16 +276,49 @@ def verify(
     """Score forecasts against the truth and write a report."""
     from rvdflow.verify import print_skill_table, summary_json, verify
 
-    scores = verify(
+    found = verify(
         forecasts, truth, reference=reference, output=output, report=report, variable=variable,
-        allow_incomplete=allow_incomplete, overwrite=overwrite, quiet=quiet or json,
+        rename=_pairs(rename), thresholds=_numbers("--threshold", threshold), protocol=protocol,
+        value_range=_two(_numbers("--value-range", value_range)),
+        families=scores.split(",") if scores else None,
+        lpips_weights=None if lpips_weights == "none" else lpips_weights, fvd_weights=fvd_weights,
+        scheduler=scheduler, allow_incomplete=allow_incomplete, overwrite=overwrite, quiet=quiet or json,
     )  # fmt: skip
     page = report / "index.html"
     if json:
-        emit_json({"scores": str(output), "report": str(page), **summary_json(scores)})
+        emit_json({"scores": str(output), "report": str(page), **summary_json(found)})
         return
-    print_skill_table(scores, quiet=quiet)
+    print_skill_table(found, quiet=quiet)
     say(f"report: {page}", quiet=quiet)
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    """`theirs=ours` as a mapping."""
+    pairs = [text.partition("=") for text in given or []]
+    for old, equals, new in pairs:
+        if not (old and equals and new):
+            raise UsageError(f"--rename wants names as number=member, got {(old + equals + new)[:60]!r}")
+    return {old: new for old, _, new in pairs}
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [float("nan")]
+    if not all(abs(n) < float("inf") for n in numbers):
+        raise UsageError(f"{option} wants numbers as 0.01,0.02, got {text[:60]!r}")
+    return numbers
+
+
+def _two(numbers: list[float] | None) -> tuple[float, float] | None:
+    if numbers is None:
+        return None
+    if len(numbers) != 2:
+        raise UsageError(f"--value-range wants two numbers, got {len(numbers)}")
+    return numbers[0], numbers[1]
 
 
 @app.command()
