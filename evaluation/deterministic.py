@@ -53,7 +53,7 @@ def anomaly_correlation(
     of a useful forecast. `centred` subtracts <f> and <o> first. `climatology` may lack dimensions of the truth, as
     weights may, and must come from other data than those scored. The products are averaged before the ratio is taken:
     it is not the mean of correlations. Murphy and Epstein (1989),
-    doi:10.1175/1520-0493(1989)117<0572:SSACCA>2.0.CO;2.
+    doi:10.1175/1520-0493(1989)117<0572:SSACCI>2.0.CO;2.
 
     NaN where forecast or truth has no anomaly. Raises DimensionError for a climatology that does not fit, and
     MissingValueError under nan_policy="raise", as all scores do.

@@ -17,7 +17,7 @@ import xarray as xr
 
 from . import spectra
 from .dims import over, pair
-from .errors import EvaluationError, MissingValueError
+from .errors import EvaluationError
 from .fields import average_fields, per_field
 from .spectra import BANDS, Window
 from .statistics import NanPolicy
@@ -40,7 +40,7 @@ def power_spectra(
     single members, then averaged, over members and over `dim`. A forecast is realistic where power equals power_truth,
     and right where cross_power does too.
     """
-    sizes = _shape(pair(forecast, truth, member_dim)[1], space)
+    sizes = shape_in(pair(forecast, truth, member_dim)[1], space)
     k = spectra.wavenumbers(sizes)
 
     def one(members: np.ndarray, observed: np.ndarray, fluid: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ def power_spectra(
         name: means.isel(_statistic=i).assign_attrs(described, long_name=f"{what} by wavenumber", window=window)
         for i, (name, what) in enumerate(names.items())
     }
-    return xr.Dataset(data).assign_coords(wavenumber=_wavenumber(k))
+    return xr.Dataset(data).assign_coords(wavenumber=labelled(k))
 
 
 def spectral_coherence(
@@ -164,92 +164,16 @@ def band_energy_ratio(
     return result.assign_coords(edges).assign_attrs(long_name="variance in a band, members over truth", units="1")
 
 
-def enstrophy_spectrum(
-    vorticity: xr.DataArray,
-    *,
-    window: Window = "hann",
-    space: tuple[str, str] = ("y", "x"),
-    nan_policy: NanPolicy = "propagate",
-) -> xr.DataArray:
-    """Half the variance of vorticity by wavenumber; every other dimension is kept (members too)."""
-    return _single(vorticity, window, space, nan_policy, 0, "enstrophy")
-
-
-def kinetic_energy_spectrum(
-    velocity_x: xr.DataArray | None = None,
-    velocity_y: xr.DataArray | None = None,
-    *,
-    vorticity: xr.DataArray | None = None,
-    window: Window = "hann",
-    space: tuple[str, str] = ("y", "x"),
-    nan_policy: NanPolicy = "propagate",
-) -> xr.DataArray:
-    """Kinetic energy per mass by wavenumber, 1/2 (power of u + power of v), of the flow without its mean.
-
-    From the vorticity w of a flow without divergence, its power over (2 pi k)^2 per mode: exact for periodic frames,
-    elsewhere good for waves much shorter than the frame. Every other dimension is kept (members too).
-    Raises EvaluationError unless either both velocities or the vorticity are given.
-    """
-    given = [a for a in (velocity_x, velocity_y) if a is not None]
-    if (len(given) == 2) == (vorticity is not None) or len(given) == 1:
-        raise EvaluationError("a kinetic energy spectrum is of velocity_x and velocity_y, or of vorticity alone")
-    if vorticity is not None:
-        return _single(vorticity, window, space, nan_policy, -1, "kinetic energy")
-    u, v = (_single(a, window, space, nan_policy, 0, "kinetic energy") for a in given)
-    u, v = xr.align(u, v, join="exact")
-    return (u + v).rename("spectrum").assign_attrs(u.attrs)
-
-
-def _single(
-    field: xr.DataArray,
-    window: Window,
-    space: tuple[str, str],
-    nan_policy: NanPolicy,
-    gradient: int,
-    what: str,
-) -> xr.DataArray:
-    core = over(field, space)
-    k = spectra.wavenumbers(_shape(field, space))
-
-    def blocks(values: np.ndarray) -> np.ndarray:
-        out = np.full((*values.shape[:-2], k.size), np.nan)
-        for where in np.ndindex(values.shape[:-2]):
-            frame = values[where]
-            fluid = ~np.isnan(frame) if frame.dtype.kind == "f" else np.ones(frame.shape, bool)
-            if nan_policy == "raise" and not fluid.all():
-                raise MissingValueError('a field holds NaN: use nan_policy="omit" where it marks walls')
-            if fluid.all() or (nan_policy == "omit" and fluid.any()):
-                clean = np.where(fluid, frame, 0)
-                out[where] = 0.5 * spectra.shell_spectra(clean, fluid, window=window, gradient=gradient)
-        return out
-
-    if field.chunks is not None:
-        field = field.chunk(dict.fromkeys(core, -1))
-    result = xr.apply_ufunc(
-        blocks,
-        field,
-        input_core_dims=[list(core)],
-        output_core_dims=[["wavenumber"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"wavenumber": k.size}},
-    )
-    unit = field.attrs.get("units")
-    attrs = {"long_name": f"{what} by wavenumber", "window": window}
-    if unit is not None:
-        square = f"({unit})^2" if unit != "1" else "1"
-        attrs["units"] = square if gradient == 0 else f"{square} cells^2"
-    return result.rename("spectrum").assign_attrs(attrs).assign_coords(wavenumber=_wavenumber(k))
-
-
-def _shape(field: xr.DataArray, space: Sequence[str]) -> list[int]:
+def shape_in(field: xr.DataArray, space: Sequence[str]) -> list[int]:
+    """Sizes of the two dimensions of space."""
     names = over(field, space)
     if len(set(names)) != 2:
         raise EvaluationError(f"a spectrum of fields needs the two dimensions of space, got {tuple(space)}")
     return [field.sizes[d] for d in names]
 
 
-def _wavenumber(k: np.ndarray) -> xr.DataArray:
+def labelled(k: np.ndarray) -> xr.DataArray:
+    """Wavenumbers as a coordinate."""
     return xr.DataArray(k, dims="wavenumber", attrs={"long_name": "wavenumber", "units": "cycles per cell"})
 
 
