@@ -22,7 +22,7 @@ NULL_CELLS = 1024  # cells per frame that the flatness band of the rank histogra
 WINDOWS = (1, 3, 5, 9, 17)  # cells, of the fractions skill score
 SCALES = (1, 2, 4, 8, 16)  # cells, of the pooled CRPS
 SMALLEST = {"spectra": 8, "deterministic": 11}  # cells of the shorter side that a family needs
-FEWEST_LEADS = {"probes": 8, "features": 4}
+FEWEST_LEADS = {"probes": 8, "features": 4, "fvd": 10}
 Case = tuple[int, int]  # trajectory, init_time
 
 
@@ -257,7 +257,9 @@ def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: 
 
     scale = recipe.background.deviation
     found = {"_features": physics_features(members, portion.fluid, scale)}
-    return found | ({"_features_truth": physics_features(truth[None], portion.fluid, scale)} if portion.of_truth else {})
+    return found | (
+        {"_features_truth": physics_features(truth[None], portion.fluid, scale)} if portion.of_truth else {}
+    )
 
 
 def _lpips(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
@@ -266,6 +268,8 @@ def _lpips(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Rec
 
 
 def _fvd(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    if len(truth) < FEWEST_LEADS["fvd"]:  # the remainder of a case that was cut
+        return {}
     features = recipe.fvd.features
     found = {"_fvd": features(np.where(portion.fluid, members, 0), value_range=recipe.value_range)}
     if portion.of_truth:
@@ -291,9 +295,8 @@ FAMILIES: dict[str, Callable[[np.ndarray, np.ndarray, Portion, Recipe], dict[str
 
 
 def applicable(shape: tuple[int, ...], leads: int, background: Background) -> frozenset[str]:
-    """The families that frames (y, x) of this size, and so many leads, allow; networks are not among them."""
+    """The families that frames (y, x) of this size, and so many leads, allow."""
     names = {n for n in FAMILIES if min(shape) >= SMALLEST.get(n, 1) and leads >= FEWEST_LEADS.get(n, 1)}
-    names -= {"lpips", "fvd"}
     names -= set() if background.probes else {"probes"}
     return frozenset(names - (set() if background.pod is not None else {"pod"}))
 

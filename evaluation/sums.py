@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
+from evaluation.errors import EvaluationError
 from evaluation.layout import FAMILIES, LAYOUT, MEANS
 
 INTEGERS = ("rank_null", "fluid_cases")
+DISTANCES = {"features": "frechet_physics", "fvd": "fvd"}  # family of features of clips -> name of the distance
 
 
 class Sums:
@@ -24,7 +26,8 @@ class Sums:
         self.run: dict[str, np.ndarray] = {}
         self.whole = {name: self._room(name) for name in self.names if "trajectory" not in LAYOUT[name]}
         self.series: list[dict[str, np.ndarray]] = []  # the probes of the leads of a case
-        self.clips: dict[str, list[Any]] = {}
+        self.clips: dict[str, list[list[np.ndarray]]] = {}  # of each method, and of the truth
+        self.groups: dict[str, list[int]] = {}  # the run of each clip of the truth
         self.methods = methods
 
     def _room(self, name: str) -> np.ndarray:
@@ -53,8 +56,8 @@ class Sums:
             else:
                 target[place] += values
 
-    def end_case(self, method: int) -> None:
-        """All leads of a case of a method are there: what needs them together."""
+    def end_case(self, method: int, run: int) -> None:
+        """All leads of a case of a method are there: what needs them together. `run` is its trajectory."""
         parts, self.series = self.series, []
         if not parts:
             return
@@ -64,7 +67,7 @@ class Sums:
             for suffix, owner in (("", method), ("_truth", -1)):
                 for part in parts:
                     if f"_{kind}{suffix}" in part:
-                        self._clips(kind, owner, part[f"_{kind}{suffix}"])
+                        self._clips(kind, owner, run, part[f"_{kind}{suffix}"])
 
     def _probes(self, method: int, parts: list[dict[str, np.ndarray]]) -> None:
         from evaluation.flow_physics import temporal_power
@@ -75,18 +78,12 @@ class Sums:
             series = np.concatenate([p["_series_truth"] for p in parts])
             self.run["probe_power_truth"] += temporal_power(series.T)
 
-    def _clips(self, kind: str, owner: int, features: np.ndarray) -> None:
-        """Features of clips (clip, feature) of a method, or of the truth (owner -1; its halves apart)."""
-        from evaluation.frechet import FrechetSums
-
-        if kind not in self.clips:
-            self.clips[kind] = [FrechetSums(features.shape[1]) for _ in range(self.methods + 2)]
-        sums = self.clips[kind]
-        if owner >= 0:
-            sums[owner].add(features)
-        else:
-            first, second = sums[self.methods :]
-            (first if first.count <= second.count else second).add(features)
+    def _clips(self, kind: str, owner: int, run: int, features: np.ndarray) -> None:
+        """Features (clip, feature) of a case of a method, or of the truth (owner -1)."""
+        clips = self.clips.setdefault(kind, [[] for _ in range(self.methods + 1)])
+        clips[owner].append(features)
+        if owner < 0:
+            self.groups.setdefault(kind, []).append(run)
 
     def end_run(self, cases: int) -> dict[str, np.ndarray]:
         """The statistics of the run at hand, with a dimension trajectory of one."""
@@ -110,11 +107,24 @@ class Sums:
     @property
     def distance_names(self) -> list[str]:
         """The Fréchet distances that `distances` brings."""
-        kinds = {"features": "frechet_physics", "fvd": "fvd"}
-        return [name for kind, stem in kinds.items() if kind in self.families for name in (stem, f"{stem}_floor")]
+        return [name for kind, stem in DISTANCES.items() if kind in self.families for name in (stem, f"{stem}_floor")]
 
     def distances(self) -> dict[str, np.ndarray]:
-        return {}
+        """Fréchet distances of the clips of each method to those of the truth, and their floors; NaN for too few."""
+        from evaluation.frechet import clip_distance
+
+        found = {name: np.full(self.methods, np.nan) for name in self.distance_names}
+        for kind, clips in self.clips.items():
+            *forecasts, truth = clips
+            for m, members in enumerate(forecasts):
+                with contextlib.suppress(EvaluationError):  # too few cases or runs
+                    distance = clip_distance(
+                        np.stack(members), np.concatenate(truth), np.array(self.groups[kind]),
+                        standardise=kind == "features",
+                    )  # fmt: skip
+                    found[DISTANCES[kind]][m] = distance.distance
+                    found[f"{DISTANCES[kind]}_floor"][m] = distance.floor
+        return found
 
     def dtype(self, name: str) -> np.dtype:
         """The type of a statistic."""

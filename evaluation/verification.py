@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import platform
 from collections import deque
@@ -174,9 +175,7 @@ class Verification:
                         on_case(done, len(self.cases))
                 yield self._run_dataset(int(run))
 
-    def _add_case(
-        self, case: Case, results: Iterator[tuple[Portion, dict[str, np.ndarray]]], width: int
-    ) -> None:
+    def _add_case(self, case: Case, results: Iterator[tuple[Portion, dict[str, np.ndarray]]], width: int) -> None:
         where = {
             "init_time": self.template.indexes["init_time"].get_loc(case[1]),
             "block": int(self.template["block"].sel(trajectory=case[0])),
@@ -185,7 +184,7 @@ class Verification:
             for _ in self._lead_blocks(method, width):
                 portion, found = next(results)
                 self.sums.add(found, {**where, "method": m, "lead_time": portion.leads})
-            self.sums.end_case(m)
+            self.sums.end_case(m, case[0])
 
     def _portions(self, width: int) -> Iterator[Portion]:
         for case in self.cases:
@@ -203,7 +202,7 @@ class Verification:
         most = max(1, int(self.memory / (COPIES * (width + 1) * per_lead)))
         count = -(-len(self.leads) // most)
         edges = [len(self.leads) * k // count for k in range(count + 1)]
-        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
     def _fluid(self, case: Case) -> np.ndarray:
         if self.solid is None:
@@ -459,6 +458,7 @@ def _choose_variable(truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset], wan
         raise EvaluationError(f"which variable is to be verified? In the truth and every forecast: {names}")
     return wanted or (shared.pop() if len(shared) == 1 else "vorticity")
 
+
 def _leads_of(protocol: str, leads: list[int]) -> list[int]:
     if protocol not in PROTOCOLS:
         raise EvaluationError(f"protocol {protocol!r} is not known; known: {', '.join(PROTOCOLS)}")
@@ -476,9 +476,9 @@ def _families(
         unknown = sorted(set(wanted) - set(layout.FAMILIES))
         if unknown:
             raise EvaluationError(f"family {unknown[0]!r} is not known; known: {', '.join(layout.FAMILIES)}")
-        possible = possible & set(wanted) | {"points"}
-    networks = {name for name, network in (("lpips", lpips), ("fvd", fvd)) if network is not None}
-    return possible | networks
+        possible = possible & (set(wanted) | {"points", "lpips", "fvd"})
+    absent = {name for name, network in (("lpips", lpips), ("fvd", fvd)) if network is None}
+    return possible - absent
 
 
 def _blocks(runs: int, sizes: Mapping[str, int]) -> int:

@@ -63,6 +63,7 @@ def verify(
     cluster) and `evaluation.errors.EvaluationError` (no common cases, missing valid times, NaN in a forecast).
     """
     from evaluation import report as page
+    from evaluation import viewer
     from evaluation.verification import Verification
 
     if not forecasts:
@@ -77,6 +78,8 @@ def verify(
         observed, opened, variable=variable, reference=reference, protocol=protocol, value_range=value_range,
         thresholds=thresholds, families=families, **networks,
     )  # fmt: skip
+    for name in set(networks) - planned.recipe.families:
+        notes[name] = f"not computed: the forecasts of {len(planned.leads)} leads are too short for its network"
     sha256 = next((f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), "")
     notes["dataset_sha256"] = sha256
     with (
@@ -94,7 +97,7 @@ def verify(
         scores = _written(planned, runs, notes, output, overwrite) if output is not None else planned.joined(runs)
     scores.attrs.update(notes)
     if report is not None:
-        films = page.films_of(scores, planned.truth, planned.forecasts)
+        films = viewer.films(scores, planned.truth, planned.forecasts)
         page.write_report(scores, report, films=films, overwrite=overwrite)
     return scores
 
@@ -141,23 +144,25 @@ def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplet
     return renamed(store.open_dataset(path, allow_incomplete=allow_incomplete), rename or {}, str(path))
 
 
-def _networks(lpips_weights: Path | str | None, fvd_weights: Path | str | None) -> tuple[dict[str, Any], dict[str, str]]:
+def _networks(
+    lpips_weights: Path | str | None, fvd_weights: Path | str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The networks that can be had, and what to say of each."""
-    from evaluation.fvd import load_fvd
-    from evaluation.lpips import load_lpips
+    from evaluation.fvd import FvdNetwork
+    from evaluation.lpips import Lpips
     from evaluation.weights import Unavailable
 
     networks: dict[str, Any] = {}
     notes: dict[str, str] = {}
-    for name, weights, load in (("lpips", lpips_weights, load_lpips), ("fvd", fvd_weights, load_fvd)):
+    for name, weights, kind in (("lpips", lpips_weights, Lpips), ("fvd", fvd_weights, FvdNetwork)):
+        notes[name] = "not asked for"
+        if weights is None:
+            continue
         try:
-            networks[name] = load(None if weights == "auto" else weights) if weights is not None else None
-            if networks[name] is not None:
-                notes[name] = networks[name].description
-            else:
-                notes[name] = "not computed"
+            networks[name] = kind.load(None if weights == "auto" else weights)
+            notes[name] = networks[name].description
         except Unavailable as reason:
-            notes[name] = f"unavailable: {reason}"
+            notes[name] = str(reason)
     return networks, notes
 
 
