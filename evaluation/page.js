@@ -124,11 +124,12 @@ function startViewer(section, film) {
   film.methods.forEach((name, i) => option(methods, i, name));
   if (film.methods.length > 1) option(methods, "all", "all methods beside each other");
 
-  // What is shown: [title, kind of colours, data].
+  // What is shown: [title, kind of colours, data, whether it is large].
   function wanted() {
     const shown = film.cases[cases.value];
-    const list = [["truth", "field", shown.truth]];
+    const list = [["truth", "field", shown.truth, true]];
     if (methods.value === "all") {
+      list[0][3] = false;
       film.methods.forEach((name, i) => {
         const one = shown.films[i];
         if (one) list.push([one.size > 1 ? `${name}, member 1` : name, "field", one.members[0]]);
@@ -137,8 +138,8 @@ function startViewer(section, film) {
     }
     const one = shown.films[methods.value];
     if (!one) return list;
-    if (one.size === 1) return [...list, ["forecast", "field", one.members[0]]];
-    list.push(["ensemble mean", "field", one.mean], ["spread", "spread", one.spread]);
+    if (one.size === 1) return [...list, ["forecast", "field", one.members[0], true]];
+    list.push(["ensemble mean", "field", one.mean, true], ["spread", "spread", one.spread, true]);
     one.members.forEach((data, i) => {
       if (members.value === "all" || Number(members.value) === i) list.push([`member ${i + 1}`, "field", data]);
     });
@@ -165,8 +166,9 @@ function startViewer(section, film) {
     const list = wanted();
     const data = await Promise.all(list.map(([, , text]) => field(text)));
     if (mine !== turn) return; // another choice was made meanwhile
-    panels = list.map(([title, kind], i) => {
+    panels = list.map(([title, kind, , large], i) => {
       const box = document.createElement("figure");
+      if (large) box.className = "large";
       const name = document.createElement("figcaption");
       const canvas = document.createElement("canvas");
       [canvas.width, canvas.height] = [width, height];

@@ -113,9 +113,9 @@ def film_of(scores: xr.Dataset, truth: xr.Dataset, forecasts: Mapping[str, xr.Da
 
 SECTIONS = {  # part of the page -> names of its figures, in the order of FIGURES; others come under "More"
     "curves": ("Scores by lead time", ("crps", "skill", "rmse", "bias", "paper")),
-    "reliability": ("How sure: reliability", ("spread", "ranks", "reliability", "roc", "coverage")),
-    "scales": ("Scales, spectra, physics", ("spectra", "coherence", "probe", "pod", "pooled", "fss", "pdf")),
-    "maps": ("Where", ("crps-map", "skill-map")),
+    "reliability": ("Reliability", ("spread", "ranks", "reliability", "roc", "coverage")),
+    "scales": ("Spectra and physics", ("spectra", "coherence", "probe", "pod", "pooled", "fss", "pdf")),
+    "maps": ("Maps", ("crps-map", "skill-map")),
 }
 
 
@@ -156,7 +156,7 @@ def _parts(scores: xr.Dataset, pictures: list[Picture], films: Sequence[viewer.S
         film = f'<p class="note no-viewer">{note}</p>{viewer.viewer_html(list(films))}{film}'
     groups = {key: [p for p in pictures if p.name in names] for key, (_, names) in SECTIONS.items()}
     placed = {"animation", "film"}.union(*(names for _, names in SECTIONS.values()))
-    parts = [("film", "What the forecasts look like", film)]
+    parts = [("film", "Film viewer" if films else "Film strip", film)]
     for key, (heading, _) in SECTIONS.items():
         table = tables.skill_table_html(scores) if key == "curves" else ""
         parts.append((key, heading, table + _figures(groups[key])))

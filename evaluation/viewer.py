@@ -100,9 +100,8 @@ def choose_cases(scores: xr.Dataset, count: int) -> dict[tuple[int, int], str]:
     cells = cells.sortby(cells, ascending=False)
     ordered = [(int(run), int(init)) for run, init in cells["case"].values]
     chosen = {maps.typical_case(scores, method): f"median CRPS of {method}"}
-    if ordered:
-        chosen.setdefault(ordered[0], best)
-        chosen.setdefault(ordered[-1], worst)
+    for case, why in ((ordered[0], best), (ordered[-1], worst)) if ordered else ():
+        chosen[case] = f"{chosen[case]}, {why}" if case in chosen else why
     for share in np.linspace(0, 1, count + 1)[1:-1] if len(chosen) < count else ():
         at = round(float(share) * (len(ordered) - 1))
         chosen.setdefault(ordered[at], f"gain of rank {at + 1} of {len(ordered)}")

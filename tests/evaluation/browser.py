@@ -27,7 +27,9 @@ from typing import Any
 
 PATIENCE = 90.0  # seconds that any one thing may take on a slow and busy machine
 # Puts the pipe's ends at descriptors 3 and 4 (they come in at 10 and above) and becomes the browser.
-BECOME = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+BECOME = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
     *("--no-first-run", "--no-default-browser-check", "--disable-extensions", "--disable-background-networking"),
@@ -109,7 +111,9 @@ class Browser:
         message, self._rest = self._rest.split(b"\0", 1)
         return json.loads(message)
 
-    def open(self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, script: bool = True) -> Page:
+    def open(
+        self, path: Path, *, width: int = 1200, height: int = 900, dark: bool = False, script: bool = True
+    ) -> Page:
         """A new tab that has loaded the file `path`."""
         target = self.send("Target.createTarget", {"url": "about:blank"})["targetId"]
         session = self.send("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
@@ -210,8 +214,9 @@ class Page:
     def click(self, selector: str) -> None:
         """Click with the mouse on the middle of an element."""
         at = self.value(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            "const b = e.getBoundingClientRect(); return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })()"
+            "(e => { e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            "return {x: b.x + b.width / 2, y: b.y + b.height / 2}; })"
+            f"(document.querySelector({json.dumps(selector)}))"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", {"type": kind, "button": "left", "clickCount": 1, **at})
