@@ -20,11 +20,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from evaluation import layout
 from evaluation.style import RC
 
-AVERAGED = ("trajectory", "init_time")
+CASES = ("trajectory", "init_time")
 NOT_CURVES = ("y", "x", "replicate", "block")
-SUMS = ("rank_count", "event_forecast", "event_observed", "fss_error", "fss_reference")  # divide these, not their means
 
 
 def curves_csv(scores: xr.Dataset) -> str:
@@ -39,9 +39,7 @@ def curves_csv(scores: xr.Dataset) -> str:
     for name, values in scores.data_vars.items():
         if values.dtype.kind not in "fiu" or set(NOT_CURVES) & set(values.dims):
             continue
-        over = [d for d in AVERAGED if d in values.dims]
-        curve = values.reset_coords(drop=True)
-        curve = curve.sum(over) if name in SUMS else curve.mean(over)
+        curve = _over_cases(scores, str(name))
         others = [d for d in curve.dims if d not in ("method", "lead_time")]
         units = str(values.attrs.get("units", ""))
         labels = [curve[d].values.tolist() for d in curve.dims]
@@ -52,6 +50,15 @@ def curves_csv(scores: xr.Dataset) -> str:
             row = [name, place.get("method", ""), place.get("lead_time", ""), rest, _number(array[at]), units]
             writer.writerow(row)
     return text.getvalue()
+
+
+def _over_cases(scores: xr.Dataset, name: str) -> xr.DataArray:
+    values = scores[name].reset_coords(drop=True)
+    over = [d for d in CASES if d in values.dims]
+    if name in layout.MEANS:  # of the cases of each run: runs count by their cases
+        cases = scores["truth_mean"].notnull().any("lead_time").sum("init_time").reset_coords(drop=True)
+        return values.weighted(cases).mean("trajectory")
+    return values.sum(over) if name in layout.LAYOUT and "init_time" not in over else values.mean(over)
 
 
 def _number(value: Any) -> str:

@@ -3,9 +3,9 @@
 
 function sortTables() {
   for (const table of document.querySelectorAll("table")) {
-    const body = table.tBodies[0];
-    if (!table.tHead || !body || table.classList.contains("stamp") || body.rows.length < 2) continue;
-    if (body.querySelector("[rowspan], [colspan]")) continue;
+    const bodies = Array.from(table.tBodies);
+    if (!table.tHead || table.classList.contains("stamp") || !bodies.some((body) => body.rows.length > 1)) continue;
+    if (table.querySelector("tbody [rowspan]")) continue;
     const said = document.createElement("span");
     said.className = "unseen";
     said.setAttribute("role", "status");
@@ -21,7 +21,7 @@ function sortTables() {
         const next = cell.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
         for (const other of table.tHead.querySelectorAll("[aria-sort]")) other.setAttribute("aria-sort", "none");
         cell.setAttribute("aria-sort", next);
-        sortRows(body, column, next === "ascending" ? 1 : -1);
+        for (const body of bodies) sortRows(body, column, next === "ascending" ? 1 : -1);
         said.textContent = `sorted by ${button.textContent.trim()}, ${next}`;
       });
     }
@@ -48,19 +48,21 @@ function headings(head) {
   return found;
 }
 
-// Numbers by size, names by alphabet, what does not apply last; means over several leads stay at the end.
+// Numbers by size, names by alphabet, what does not apply last; headings within a body stay at its beginning,
+// means over several leads at its end.
 function sortRows(body, column, sign) {
   const key = (row) => {
     const cell = row.cells[column];
-    if (!cell) return "";
+    if (!cell || cell.colSpan > 1) return "";
     const text = ("value" in cell.dataset ? cell.dataset.value : cell.textContent).trim();
     return /^(n\/a|nan|none|-)?$/i.test(text) ? "" : text;
   };
-  const rows = Array.from(body.rows).map((row) => [row, key(row), row.classList.contains("pooled")]);
+  const place = (row) => row.classList.contains("pooled") - row.classList.contains("head");
+  const rows = Array.from(body.rows).map((row) => [row, key(row), place(row)]);
   const number = (text) => Number(text.replace("\u2212", "-").replace(/\s*%$/, ""));
-  const numeric = rows.every(([, text, pooled]) => pooled || text === "" || !Number.isNaN(number(text)));
+  const numeric = rows.every(([, text, fixed]) => fixed || text === "" || !Number.isNaN(number(text)));
   rows.sort(([, a, late], [, b, later]) => {
-    if (late || later) return late - later;
+    if (late || later) return late - later; // equal: as they were
     if (a === "" || b === "") return (a === "") - (b === "");
     return sign * (numeric ? number(a) - number(b) : a.localeCompare(b));
   });
@@ -108,8 +110,8 @@ function startViewer(section, film) {
   const { width, height, leads } = film;
   const tables = { field: colours(film.field), spread: film.spread && colours(film.spread) };
   const decoded = new Map();
-  const per = film.units.startsWith("1/") ? `/ ${film.units.slice(2)}` : film.units;
-  const unit = film.units === "" || film.units === "1" ? "" : ` ${per}`;
+  const spaced = (units) => (units === "" || units === "1" ? "" : ` ${units.replace(/^1\//, "/ ")}`);
+  const [unit, scoreUnit] = [spaced(film.units), spaced(film.scoreUnits)];
   const few = (value) => Number(value.toPrecision(3)).toString();
   let panels = [];
   let timer = null;
@@ -198,7 +200,7 @@ function startViewer(section, film) {
     const errors = film.methods
       .map((name, i) => [name, shown.films[i] && shown.films[i].crps[now], String(i)])
       .filter(([, crps, i]) => typeof crps === "number" && (methods.value === "all" || methods.value === i))
-      .map(([name, crps]) => `${name} ${few(crps)}${unit}`);
+      .map(([name, crps]) => `${name} ${few(crps)}${scoreUnit}`);
     at("words").textContent = `${label} (${film.leadUnit}). CRPS of this case: ${errors.join(", ") || "n/a"}.`;
     section.dataset.drawn = `${cases.value}/${methods.value}/${members.value}/${now}`;
   }

@@ -97,18 +97,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 def film_of(scores: xr.Dataset, truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset]) -> maps.Film:
     """The case of median CRPS of the first judged method, read from its forecast and the truth."""
-    method = summary.candidates(scores)[0]
-    run, init = maps.typical_case(scores, method)
-    variable = scores.attrs["variable"]
-    leads = scores["lead_time"].values
-    forecast = forecasts[method][variable].sel(trajectory=run, init_time=init, lead_time=leads)
-    observed = truth[variable].sel(trajectory=run).sel(time=init + leads)
-    observed = observed.rename(time="lead_time").transpose("lead_time", "y", "x").values
-    walls = xr.zeros_like(truth[variable].isel(time=0, drop=True), bool)
-    solid = truth.get("solid", walls).sel(trajectory=run).transpose("y", "x").values.astype(bool)
-    members = forecast.transpose("member", "lead_time", "y", "x").values
-    units, name = scores.attrs["units"], scores.attrs["variable_long_name"]
-    return maps.Film(method, run, init, leads, observed, members, solid, units, name)
+    method = viewer.judged(scores)
+    (scene,) = viewer.films(scores, truth, {method: forecasts[method]}, cases=1, members=1)
+    return scene.film  # type: ignore[return-value]
 
 
 SECTIONS = {  # part of the page -> names of its figures, in the order of FIGURES; others come under "More"

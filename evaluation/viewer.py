@@ -56,7 +56,8 @@ class Scene:
     truth: np.ndarray  # (lead_time, y, x)
     solid: np.ndarray  # (y, x)
     clips: Mapping[str, Clip]
-    units: str
+    units: str  # of the fields
+    score_units: str  # of the CRPS: others where a protocol changes the scale
     variable: str
     lead_unit: str
     film: maps.Film | None = None
@@ -79,16 +80,16 @@ def films(
     """
     truth = _renamed(truth)
     named = {str(m): _renamed(forecasts[str(m)]) for m in scores["method"].values if str(m) in forecasts}
-    judged = _judged(scores)
+    method = judged(scores)
     scenes: list[Scene] = []
     for (run, init), label in choose_cases(scores, cases).items():
-        scenes.append(_scene(scores, truth, named, (run, init), label, members, None if scenes else judged))
+        scenes.append(_scene(scores, truth, named, (run, init), label, members, None if scenes else method))
     return scenes
 
 
 def choose_cases(scores: xr.Dataset, count: int) -> dict[tuple[int, int], str]:
     """Cases (trajectory, init_time) to look at, and why each was chosen; see `films`."""
-    method = _judged(scores)
+    method = judged(scores)
     against = [r for r in [scores.attrs.get("reference"), *summary.references(scores)] if r and r != method]
     crps = scores["crps"].mean("lead_time", skipna=False)
     rank = -crps.sel({"method": method})
@@ -108,7 +109,8 @@ def choose_cases(scores: xr.Dataset, count: int) -> dict[tuple[int, int], str]:
     return dict(list(chosen.items())[: max(1, count)])
 
 
-def _judged(scores: xr.Dataset) -> str:
+def judged(scores: xr.Dataset) -> str:
+    """The method that the choice of cases is about: the first candidate, or the first of all."""
     return (summary.candidates(scores) or [str(m) for m in scores["method"].values])[0]
 
 
@@ -133,7 +135,7 @@ def _scene(
         walls = walls.sel(trajectory=run) if "trajectory" in walls.dims else walls
         solid = walls.transpose("y", "x").values.astype(bool)
     clips, film = {}, None
-    units, name, lead_unit = str(a["units"]), str(a["variable_long_name"]), str(a["lead_unit"])
+    units, name, lead_unit = str(valid.attrs.get("units", "1")), str(a["variable_long_name"]), str(a["lead_unit"])
     for method, forecast in forecasts.items():
         if run not in forecast["trajectory"].values or init not in forecast["init_time"].values:
             continue
@@ -145,7 +147,7 @@ def _scene(
         clips[method] = Clip(values[:members].copy(), mean, spread, len(values), crps)
         if method == whole:
             film = maps.Film(method, run, init, leads, observed, values, solid, units, name)
-    return Scene(label, run, init, leads, observed, solid, clips, units, name, lead_unit, film)
+    return Scene(label, run, init, leads, observed, solid, clips, units, str(a["units"]), name, lead_unit, film)
 
 
 def _renamed(data: xr.Dataset) -> xr.Dataset:
@@ -243,6 +245,7 @@ def embed(scenes: list[Scene], budget: int = BUDGET) -> dict[str, Any]:
         "leadUnit": first.lead_unit,
         "variable": first.variable,
         "units": first.units,
+        "scoreUnits": first.score_units,
         "field": _range(field),
         "spread": None if spread is None else _range(spread),
         "methods": names,

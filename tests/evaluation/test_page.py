@@ -29,7 +29,11 @@ TABLE = """<div class="table" tabindex="0"><table id="numbers"><thead>
 <tr><th scope="row">10</th><td data-value="1e-3">0.001</td><td>n/a</td></tr>
 <tr><th scope="row">3</th><td data-value="10">10.000</td><td>2 %</td></tr>
 <tr class="pooled"><th scope="row">1-10 (mean)</th><td data-value="0">0.000</td><td>99 %</td></tr>
-</tbody></table></div>"""
+</tbody></table><table id="card"><thead><tr><th scope="col">against b</th><th scope="col">1</th></tr></thead>
+<tbody><tr class="head"><th colspan="2">a</th></tr><tr><th>x</th><td data-value="2">2</td></tr>
+<tr><th>y</th><td data-value="1">1</td></tr></tbody>
+<tbody><tr class="head"><th colspan="2">c</th></tr><tr><th>x</th><td colspan="1" data-value="">n/a</td></tr>
+<tr><th>y</th><td data-value="-1">-1</td></tr></tbody></table></div>"""
 
 
 def stores(members: dict[str, int], seed: int = 0) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
@@ -303,6 +307,15 @@ def test_tables_sort_by_number_with_what_does_not_apply_last(page):
     assert page.value("document.querySelector('[role=status]:not(:empty)').textContent") == "sorted by b, ascending"
     page.click(heading.format(1, 1))
     assert column(page, 0) == ["1", "2", "3", "10", "1-10 (mean)"]
+
+
+def test_a_scorecard_sorts_within_each_method(page):
+    rows = "Array.from(document.querySelectorAll('#card tbody tr'), r => r.textContent)"
+    assert page.value(rows) == ["a", "x2", "y1", "c", "xn/a", "y-1"]
+    page.click("#card thead th:nth-child(2) button")
+    assert page.value(rows) == ["a", "y1", "x2", "c", "y-1", "xn/a"]
+    page.click("#card thead th:nth-child(1) button")
+    assert page.value(rows) == ["a", "x2", "y1", "c", "xn/a", "y-1"]
 
 
 def test_page_fits_a_phone(page):
