@@ -59,18 +59,41 @@ def typical_case(scores: xr.Dataset, method: str) -> tuple[int, int]:
 
 def crps_maps(scores: xr.Dataset) -> Figure:
     """CRPS of every method in space, over all leads, in standard deviations of the truth, one colour range."""
-    names = [str(m) for m in scores["method"].values]
-    scale = summary.truth_deviation(scores)
-    weights = scores["fluid_cases"]
-    mean = (scores["crps_map"].fillna(0) * weights).sum("block") / weights.sum("block")
-    fields = [mean.sel({"method": n}).mean("lead_time").transpose("y", "x").values / scale for n in names]
-    top = float(np.nanquantile(np.stack(fields), 0.99))
+    names = summary.names_of(scores)
+    mean = _mean_map(scores).mean("lead_time") / summary.truth_deviation(scores)
+    fields = [mean.sel({"method": n}).transpose("y", "x").values for n in names]
+    top = float(np.nanquantile(np.stack(fields), 0.99)) or 1.0
     return _panels(fields, names, ERROR, (0.0, top), "CRPS (standard deviations of the truth)", extend="max")
 
 
-def skill_maps(scores: xr.Dataset, references: Sequence[str]) -> Figure:
-    """CRPSS of the judged methods against each reference in space, over all leads; dots where its sign is unsure."""
-    pairs = [(m, r) for m in summary.candidates(scores) for r in references if m != r]
+def crps_map_at_lead(scores: xr.Dataset, lead: int = 10) -> Figure:
+    """CRPS of every method in space at one lead (the scored lead nearest to `lead`), in the unit of the variable."""
+    names = summary.names_of(scores)
+    mean = _mean_map(scores).sel(lead_time=lead, method="nearest")
+    fields = [mean.sel({"method": n}).transpose("y", "x").values for n in names]
+    top = float(np.nanquantile(np.stack(fields), 0.99)) or 1.0
+    units = scores.attrs["units"]
+    label = f"CRPS at lead {int(mean['lead_time'])}" + ("" if units in ("", "1") else f" ({units})")
+    return _panels(fields, names, ERROR, (0.0, top), label, extend="max")
+
+
+def _mean_map(scores: xr.Dataset) -> xr.DataArray:
+    """CRPS (method, lead_time, y, x), over all cases in which a cell is fluid; NaN where it never is."""
+    weights = scores["fluid_cases"]
+    total = weights.sum("block")
+    return (scores["crps_map"].fillna(0) * weights).sum("block") / total.where(total > 0)
+
+
+def skill_maps(scores: xr.Dataset, references: Sequence[str] | None = None) -> Figure:
+    """CRPSS of the judged methods against each reference in space, over all leads; dots where its sign is unsure.
+
+    Without `references`: against all of `summary.references`, or only the main one where many methods are judged.
+    """
+    judged = summary.candidates(scores)
+    if references is None:
+        found = summary.references(scores)
+        references = found if len(judged) * len(found) <= 6 else found[:1]
+    pairs = [(m, r) for m in judged for r in references if m != r]
     maps = [summary.significant(scores, method, reference) for method, reference in pairs]
     titles = [f"{method} against {reference}" for method, reference in pairs]
     fields = [m["value"].values for m in maps]
@@ -92,14 +115,14 @@ def _panels(
     unsure: Sequence[np.ndarray] | None = None,
 ) -> Figure:
     height, width = fields[0].shape
-    columns = min(len(fields), 3 if width <= 2 * height else 2)
+    columns = min(len(fields), (3 if width <= 2 * height else 2) + (len(fields) > 6))
     rows = -(-len(fields) // columns)
     wide = 9.6 / columns
     with figure(9.6, rows * (wide * height / width + 0.35) + 0.75) as drawing:
         grid = drawing.subplots(rows, columns, squeeze=False).ravel()
         for axes, field, title in zip(grid, fields, titles, strict=False):
             image = _show(axes, field, colours, *limits)
-            axes.set_title(title, fontsize=10)
+            axes.set_title(title, fontsize=10 if columns < 4 else 9)
         for axes, dots, field in zip(grid, unsure or [], fields, strict=False):
             _stipple(axes, dots & np.isfinite(field))
         for axes in grid[len(fields) :]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from evaluation import spectra
+from evaluation.events import roc_from_counts
 from evaluation.skill import spread_skill
 
 Statistics = xr.Dataset
@@ -23,7 +25,6 @@ Formula = Callable[[Statistics, xr.Dataset], xr.DataArray]  # (means, scores) ->
 Reduce = Callable[[Statistics, xr.Dataset], Statistics]
 VARIABLE = "variable"  # stands for the unit of the verified variable
 NOMINAL = (0.5, 0.8, 0.9)  # the central intervals whose coverage is counted
-BANDS = {"large": (16.0, np.inf), "middle": (6.0, 16.0), "small": (0.0, 6.0)}  # wavelengths in cells, [low, high)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ def brier(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     return means["sum"] / means["cells"].where(means["cells"] > 0)
 
 
+def roc_area(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
+    """Area below the ROC curve; counts beyond the members of a method are zero and add nothing to it."""
+    return xr.apply_ufunc(
+        lambda forecast, observed: roc_from_counts(forecast, observed)[2],
+        means["event_forecast"],
+        means["event_observed"],
+        input_core_dims=[["exceeding"], ["exceeding"]],
+    )
+
+
 def coverage_sums(runs: Statistics, scores: xr.Dataset) -> Statistics:
     """Cells where the truth is inside the central interval of probability `nominal`, and all cells, from rank counts.
 
@@ -117,31 +128,34 @@ def peak_signal_to_noise(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     return 10 * np.log10(float(scores.attrs["data_range"]) ** 2 / error.where(error > 0))
 
 
-def _shells(power: xr.DataArray) -> xr.DataArray:
-    """Power without the mean (wavenumber 0)."""
-    return power.sel(wavenumber=power["wavenumber"] > 0)
-
-
 def log_spectral_distance(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
-    """Root mean square over wavenumbers of 10 log10(power / power of the truth), in dB. Every shell counts alike."""
-    power, truth = _shells(means["power"]), _shells(means["power_truth"])
-    ratio = power.where(power > 0) / truth.where(truth > 0)
-    return ((10 * np.log10(ratio)) ** 2).mean("wavenumber") ** 0.5
+    """`spectra.log_spectral_distance`, in dB."""
+    return _of_spectra(spectra.log_spectral_distance, means["power"], means["power_truth"])
 
 
-def wavelengths(scores: xr.Dataset) -> xr.DataArray:
-    """Wavelength of each shell in cells: the coordinate `wavelength`, else the longer side over the wavenumber."""
-    if "wavelength" in scores.coords:
-        return scores["wavelength"]
-    shells = scores["wavenumber"].astype(float)
-    return max(scores.sizes["y"], scores.sizes["x"]) / shells.where(shells > 0)
+def coherence(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
+    """`spectra.coherence`: squared correlation of members and truth by wavenumber."""
+    arrays = (means["power"], means["power_truth"], means["cross_power"])
+    return _of_spectra(spectra.coherence, *arrays, keep=True)
+
+
+def _of_spectra(function: Callable[..., np.ndarray], *arrays: xr.DataArray, keep: bool = False) -> xr.DataArray:
+    wide = xr.broadcast(*arrays)
+    result = xr.apply_ufunc(
+        function,
+        *wide,
+        input_core_dims=[["wavenumber"]] * len(arrays),
+        output_core_dims=[["wavenumber"] if keep else []],
+    )
+    return result
 
 
 def band_sums(runs: Statistics, scores: xr.Dataset) -> Statistics:
-    """Power of members and truth in each band of `BANDS`."""
-    length = wavelengths(scores)
-    member = xr.concat([(length >= low) & (length < high) for low, high in BANDS.values()], dim="band").astype(float)
-    member = member.drop_vars("wavelength", errors="ignore").assign_coords(band=list(BANDS))
+    """Power of members and truth in each band (long, short] of wavelengths of `spectra.BANDS`."""
+    length = 1 / scores["wavenumber"]
+    inside = [(length <= long * (1 + 1e-12)) & (length > short * (1 + 1e-12)) for long, short in spectra.BANDS]
+    names = [f"over {short:g}" if np.isinf(long) else f"{short:g} to {long:g}" for long, short in spectra.BANDS]
+    member = xr.concat(inside, dim="band").astype(float).assign_coords(band=names)
     return runs.map(lambda power: xr.dot(power.fillna(0), member, dim="wavenumber"))
 
 
@@ -151,32 +165,24 @@ def band_energy_ratio(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     return ratio.where(ratio > 0)
 
 
-def coherence(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
-    """Squared coherence of members and truth by wavenumber: cross power squared over the product of the powers."""
-    both = means["power"] * means["power_truth"]
-    return means["cross_power"] ** 2 / both.where(both > 0)
-
-
 def effective_resolution(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
-    """Wavelength in cells at which the squared coherence, from long waves to short, first falls below one half.
+    """`spectra.effective_resolution` in cells, of all resamples at once.
 
-    Between two shells it is interpolated in the logarithm of the wavenumber. The longest wave where the first shell is
-    already below; two cells, the shortest wave of a grid, where none is. Negative cross power counts as none.
+    Where even the first shell is not resolved it is the longest wave, instead of infinity: differences stay finite.
     """
-    squared = _shells(coherence(means, scores).where(means["cross_power"] > 0, 0.0))
-    squared = squared.where(_shells(means["power"]).notnull())
-    logs = np.log(wavelengths(scores).sel(wavenumber=squared["wavenumber"]).values)
-    values = squared.transpose(..., "wavenumber").values
-    below = values < 0.5
+    squared = coherence(means, scores)
+    squared = squared.sel(wavenumber=squared["wavenumber"] <= 0.5 * (1 + 1e-12)).transpose(..., "wavenumber")
+    k = squared["wavenumber"].values
+    values = squared.values
+    below = values < spectra.COHERENT
     first = np.argmax(below, axis=-1)
     before = np.maximum(first - 1, 0)
-    take = [np.take_along_axis(values, i[..., None], -1)[..., 0] for i in (before, first)]
+    high, low = (np.take_along_axis(values, i[..., None], -1)[..., 0] for i in (before, first))
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(first > before, (take[0] - 0.5) / (take[0] - take[1]), 0.0)
-    found = np.exp(logs[before] + share * (logs[first] - logs[before]))
-    found = np.where(below.any(-1), found, 2.0)
-    found = np.where(np.isnan(values).all(-1), np.nan, found)
-    return squared.isel(wavenumber=0, drop=True).transpose(*squared.transpose(..., "wavenumber").dims[:-1]).copy(data=found)
+        share = np.where(first > before, (high - spectra.COHERENT) / (high - low), 0.0)
+    length = np.where(below.any(-1), 1 / (k[before] + share * (k[first] - k[before])), 2.0)
+    length = np.where(np.isnan(values).all(-1), np.nan, length)
+    return squared.isel(wavenumber=0, drop=True).copy(data=length)
 
 
 def wasserstein(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
@@ -211,6 +217,7 @@ METRICS: dict[str, Metric] = {
     "coverage": Metric("coverage", ("rank_count",), coverage, "", "1", coverage_sums, needs_ensemble=True),
     "brier": Metric("Brier score", ("event_forecast", "event_observed"), brier, "low", "1", brier_sums),
     "brier_skill": Metric("Brier skill", ("event_forecast", "event_observed"), brier, "high", "1", brier_sums),
+    "roc_area": Metric("ROC area", ("event_forecast", "event_observed"), roc_area, "high", "1"),
     "fss": Metric("fractions skill score", ("fss_error", "fss_reference"), fractions_skill, "high", "1"),
     "crps_pooled": Metric("CRPS of means over windows", ("crps_pooled",), mean_of("crps_pooled"), "low"),
     "crps_pooled_max": Metric("CRPS of maxima over windows", ("crps_pooled_max",), mean_of("crps_pooled_max"), "low"),

@@ -1,7 +1,12 @@
 """Curves and histograms of a verification: scores in, one matplotlib Figure out.
 
+    plots.crps_by_lead(scores).savefig("crps.png")
+
 Errors are drawn in standard deviations of the truth (`summary.truth_deviation`), so that numbers of different
-datasets can be compared at a glance; the axis says how much one is in the variable's own unit.
+datasets can be compared at a glance; the axis says how much one is in the variable's own unit. The figures of events,
+scales, spectra, modes and of the scorecard live in modules of their own and are gathered here, so that every figure
+is `plots.NAME`. A figure whose statistics were not stored raises `EvaluationError` (see `evaluation.figures` for
+which can be drawn).
 """
 
 from __future__ import annotations
@@ -12,100 +17,136 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from evaluation import summary
-from evaluation.style import INK, MUTED, figure, label_ends, lead_axis, looks, with_units
+from evaluation.curves import all_leads, curves, deviations, in_deviations, limits, name_curves, some_leads
+from evaluation.diagrams import brier_skill, fractions_skill, pooled_crps, reliability, roc
+from evaluation.maps import crps_map_at_lead, crps_maps, skill_maps
+from evaluation.physics_plots import coherence, distributions, modes, probes, spectra
+from evaluation.scorecard import scorecard_figure
+from evaluation.style import INK, MUTED, figure, key, looks
+
+__all__ = [
+    *("brier_skill", "coherence", "coverage", "crps_by_lead", "crps_map_at_lead", "crps_maps", "distributions"),
+    *("fractions_skill", "inverse_crps_by_lead", "modes", "pooled_crps", "probes", "rank_histograms", "reliability"),
+    *("roc", "scorecard_figure", "skill_by_lead", "skill_maps", "spectra", "spread_and_skill"),
+]
+GRID = 3  # more ensembles than this: rank histograms in a grid, one panel each
 
 
 def crps_by_lead(scores: xr.Dataset) -> Figure:
     """CRPS of every method against lead time, with 95 % intervals."""
-    with figure(7.2, 4.2) as drawing:
+    with figure(7.2, 4.4) as drawing:
         axes = drawing.add_subplot()
-        curve = summary.metric(scores, "crps") / summary.truth_deviation(scores)
-        _curves(axes, scores, curve)
+        curve = in_deviations(scores, summary.metric(scores, "crps"))
+        curves(axes, scores, curve)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel(f"CRPS in {_deviations(scores)}")
+        axes.set_ylabel(f"CRPS in {deviations(scores)}")
         axes.set_title("CRPS by lead time: lower is better")
-        _name_curves(axes, scores, curve)
+        name_curves(axes, scores, curve)
     return drawing
 
 
-def skill_by_lead(scores: xr.Dataset, references: Sequence[str]) -> Figure:
-    """CRPSS of the judged methods against each reference, by lead time, with 95 % intervals."""
-    with figure(7.2, 4.2) as drawing:
+def inverse_crps_by_lead(scores: xr.Dataset) -> Figure:
+    """1 / CRPS (classical estimator) of every method against lead time, in the unit the CRPS was stored in."""
+    with figure(7.2, 4.4) as drawing:
         axes = drawing.add_subplot()
-        styles = looks(list(scores["method"].values))
-        ends = []
+        curve = summary.metric(scores, "inverse_crps")
+        curves(axes, scores, curve)
+        limits(axes, [curve["value"].values, curve["high"].values], low=0.0)
+        units = scores.attrs["units"]
+        axes.set_ylabel("1 / CRPS" if units in ("", "1") else f"1 / CRPS   (CRPS in {units})")
+        axes.set_title("1 / CRPS by lead time: higher is better")
+        name_curves(axes, scores, curve)
+    return drawing
+
+
+def skill_by_lead(scores: xr.Dataset, references: Sequence[str] | None = None) -> Figure:
+    """CRPSS of the judged methods (and ceilings) by lead time, with 95 % intervals: a panel for each reference."""
+    against = list(summary.references(scores) if references is None else references)
+    names = [*summary.candidates(scores), *summary.ceilings(scores)]
+    against = [r for r in against if any(n != r for n in names)]
+    with figure(max(3.5 * len(against) + 0.9, 6.4), 4.2) as drawing:
+        panels = drawing.subplots(1, max(len(against), 1), sharey=True, squeeze=False)[0]
         lowest = 0.0
-        for method in summary.candidates(scores):
-            colour, marker = styles[method]
-            for reference, dash in zip(references, ("-", "--", ":"), strict=False):
-                if reference == method:
-                    continue
-                curve = summary.metric(scores, "crpss", reference=reference).sel({"method": method})
-                _line(axes, curve, colour, marker, dash)
-                value = curve["value"].values
-                lowest = min(lowest, float(np.nanmin(value)))
-                ends.append((0.0, float(value[-1]), f"{method}\nagainst {reference}", colour))
-        axes.axhline(0, color=INK, linewidth=1)
-        axes.set_ylim(max(lowest * 1.1, -1.5), 1)
-        lead_axis(axes, scores["lead_time"].values, _lead_unit(scores))
-        axes.set_ylabel("CRPSS (1 perfect, 0 no better)")
-        axes.set_title("Skill against the references: higher is better")
-        label_ends(axes, ends, gap=0.11)
+        for axes, reference in zip(panels, against, strict=False):
+            curve = summary.metric(scores, "crpss", reference=reference)
+            others = [n for n in names if n != reference]
+            axes.axhline(0, color=INK, linewidth=1)
+            curves(axes, scores, curve, others)
+            found = curve["value"].sel({"method": others}).values
+            lowest = min(lowest, float(np.nanmin(found))) if np.isfinite(found).any() else lowest
+            axes.set_title(f"against {reference}")
+        panels[0].set_ylim(max(lowest * 1.1, -1.5), 1)
+        panels[0].set_ylabel("CRPSS (1 perfect, 0 no better)")
+        key(drawing, names, summary.names_of(scores))
     return drawing
 
 
 def spread_and_skill(scores: xr.Dataset) -> Figure:
-    """Left: RMSE of the ensemble mean and spread by lead time. Right: their ratio, which should be one."""
-    with figure(10.6, 4.0) as drawing:
-        left, right = drawing.subplots(1, 2)
-        scale = summary.truth_deviation(scores)
+    """RMSE of the ensemble mean, spread, and their ratio, which should be one, by lead time."""
+    with figure(10.6, 4.2) as drawing:
+        left, centre, right = drawing.subplots(1, 3)
         names = summary.ensembles(scores)
-        styles = looks(list(scores["method"].values))
-        rmse, spread = (summary.metric(scores, name) / scale for name in ("rmse", "spread"))
+        rmse, spread = (in_deviations(scores, summary.metric(scores, name)) for name in ("rmse", "spread"))
         ratio = summary.metric(scores, "spread_skill_ratio")
-        ends = []
-        for name in names:
-            colour, marker = styles[name]
-            one = {"method": name}
-            _line(left, rmse.sel(one), colour, marker, "-")
-            _line(left, spread.sel(one), colour, None, "--")
-            ends.append((0.0, float(rmse["value"].sel(one)[-1]), name, colour))
-        left.plot([], [], "-", color=MUTED, label="RMSE of ensemble mean")
-        left.plot([], [], "--", color=MUTED, label="spread of members")
-        left.set_ylim(bottom=0)
-        left.set_ylabel(f"in {_deviations(scores)}")
-        left.set_title("Error and spread")
-        left.legend(frameon=False, loc="lower right", fontsize=9)
-        label_ends(left, ends)
+        curves(left, scores, rmse, names)
+        curves(centre, scores, spread, names)
+        own = [c[k].sel({"method": names}).values for c in (rmse, spread) for k in ("value", "high")]
+        for axes, title in ((left, "Error: RMSE of the ensemble mean"), (centre, "Spread of the members")):
+            limits(axes, own, low=0.0)
+            axes.set_title(title)
+        left.set_ylabel(f"in {deviations(scores)}")
         right.axhspan(0.9, 1.1, color="#dfe9df", linewidth=0, zorder=0)
         right.axhline(1, color=INK, linewidth=1)
-        _curves(right, scores, ratio, names)
-        top = float(np.nanmax(ratio["value"])) if names else 1.0
+        curves(right, scores, ratio, names)
+        found = ratio["value"].values
+        top = float(np.nanmax(found)) if np.isfinite(found).any() else 1.0
         right.set_ylim(0, max(1.4, 1.1 * top))
         right.set_ylabel("spread / RMSE")
-        right.set_title("Spread-skill ratio: 1 is reliable")
-        right.text(0.02, 0.04, "below 1: too confident", transform=right.transAxes, color=MUTED, fontsize=9)
-        right.text(0.02, 0.96, "above 1: too cautious", transform=right.transAxes, color=MUTED, fontsize=9, va="top")
-        for axes in (left, right):
-            lead_axis(axes, scores["lead_time"].values, _lead_unit(scores))
-        _name_curves(right, scores, ratio, names)
+        right.set_title("Ratio: 1 is reliable")
+        right.text(0.03, 0.04, "below 1: too confident", transform=right.transAxes, color=MUTED, fontsize=9)
+        right.text(0.03, 0.96, "above 1: too cautious", transform=right.transAxes, color=MUTED, fontsize=9, va="top")
+        key(drawing, names, summary.names_of(scores))
+    return drawing
+
+
+def coverage(scores: xr.Dataset) -> Figure:
+    """How often the truth is inside the central interval of the members, by lead time, for three intervals."""
+    curve = summary.metric(scores, "coverage")
+    nominals = [float(n) for n in curve["nominal"].values]
+    names = summary.ensembles(scores)
+    with figure(10.6, 4.0) as drawing:
+        panels = drawing.subplots(1, len(nominals), sharey=True, squeeze=False)[0]
+        for axes, nominal in zip(panels, nominals, strict=True):
+            curves(axes, scores, curve.sel(nominal=nominal), names)
+            axes.axhline(nominal, color=INK, linewidth=1)
+            axes.set_title(f"central {100 * nominal:.0f} % interval")
+        panels[0].set_ylim(0, 1)
+        panels[0].set_ylabel("share of the truth inside")
+        key(drawing, names, summary.names_of(scores))
     return drawing
 
 
 def rank_histograms(scores: xr.Dataset) -> Figure:
-    """Rank histogram of each ensemble at the first, a middle and the last lead and over all, with flatness bands."""
+    """Rank histogram of each ensemble with flatness bands.
+
+    Few ensembles: at the first, a middle and the last lead and over all. Many: a grid with one panel for each, over all
+    leads, the first and the last lead as outlines.
+    """
     names = summary.ensembles(scores)
-    leads = [int(lead) for lead in scores["lead_time"].values]
-    picks = {f"lead {lead}": [lead] for lead in dict.fromkeys((leads[0], leads[len(leads) // 2 - 1], leads[-1]))}
+    if len(names) > GRID:
+        return _rank_grid(scores, names)
+    leads = all_leads(scores)
+    picks = {f"lead {lead}": [lead] for lead in some_leads(scores)}
     picks |= {"all leads": leads} if len(leads) > 1 else {}
-    styles = looks(list(scores["method"].values))
+    styles = looks(summary.names_of(scores))
     with figure(2.75 * len(picks) + 0.6, 2.3 * len(names) + 0.5) as drawing:
         grid = drawing.subplots(len(names), len(picks), sharey="row", squeeze=False)
         for row, name in zip(grid, names, strict=True):
             tops = [
-                _rank_histogram(axes, scores, name, picks[label], styles[name][0])
+                _rank_histogram(axes, scores, name, picks[label], styles[name].colour)
                 for axes, label in zip(row, picks, strict=True)
             ]
             for axes, label in zip(row, picks, strict=True):
@@ -114,6 +155,36 @@ def rank_histograms(scores: xr.Dataset) -> Figure:
             row[0].set_ylabel("frequency\n(1 = flat)")
         for axes in grid[-1]:
             axes.set_xlabel("members below the truth")
+    return drawing
+
+
+def _rank_grid(scores: xr.Dataset, names: list[str]) -> Figure:
+    leads = all_leads(scores)
+    styles = looks(summary.names_of(scores))
+    columns = 4 if len(names) > 6 else 3
+    rows = -(-len(names) // columns)
+    with figure(2.6 * columns + 0.6, 2.1 * rows + 0.6) as drawing:
+        grid = drawing.subplots(rows, columns, squeeze=False)
+        for axes, name in zip(grid.ravel(), names, strict=False):
+            tops = [_rank_histogram(axes, scores, name, leads, styles[name].colour)]
+            for lead, dash in ((leads[0], ":"), (leads[-1], "-")) if len(leads) > 1 else ():
+                observed = summary.rank_frequencies(scores, name, [lead])["observed"].values
+                edges = np.arange(len(observed) + 1) - 0.5
+                axes.stairs(observed, edges, color=INK, linewidth=1, linestyle=dash, label=f"lead {lead}")
+                tops.append(float(np.nanmax(observed)))
+            axes.set_ylim(0, min(max(*tops, 1.6) * 1.08, 8))
+            axes.set_title(name, fontsize=10)
+        for axes in grid.ravel()[len(names) :]:
+            axes.set_visible(False)
+        for row in grid:
+            row[0].set_ylabel("frequency\n(1 = flat)")
+        drawing.supxlabel("members below the truth", fontsize=10)
+        if len(leads) > 1:
+            handles = [Patch(color=MUTED, alpha=0.75), *grid[0, 0].get_legend_handles_labels()[0]]
+            drawing.legend(
+                handles, ["all leads", f"lead {leads[0]}", f"lead {leads[-1]}"], loc="outside upper right", ncols=3,
+                frameon=False, fontsize=9,
+            )  # fmt: skip
     return drawing
 
 
@@ -128,32 +199,3 @@ def _rank_histogram(axes: Axes, scores: xr.Dataset, name: str, leads: list[int],
     axes.grid(visible=False, axis="x")
     axes.set_xlim(edges[0], edges[-1])
     return float(max(np.nanmax(observed), np.nanmax(high)))
-
-
-def _curves(axes: Axes, scores: xr.Dataset, curve: xr.Dataset, names: Sequence[str] | None = None) -> None:
-    for name, (colour, marker) in looks(list(scores["method"].values)).items():
-        if names is None or name in names:
-            _line(axes, curve.sel({"method": name}), colour, marker, "-")
-    lead_axis(axes, scores["lead_time"].values, _lead_unit(scores))
-
-
-def _line(axes: Axes, curve: xr.Dataset, colour: str, marker: str | None, dash: str) -> None:
-    leads = curve["lead_time"].values
-    axes.fill_between(leads, curve["low"].values, curve["high"].values, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(leads, curve["value"].values, dash, color=colour, marker=marker, markersize=4.5)
-
-
-def _name_curves(axes: Axes, scores: xr.Dataset, curve: xr.Dataset, names: Sequence[str] | None = None) -> None:
-    styles = looks(list(scores["method"].values))
-    last = curve["value"].isel(lead_time=-1)
-    wanted = [n for n in styles if names is None or n in names]
-    label_ends(axes, [(0.0, float(last.sel({"method": n})), n, styles[n][0]) for n in wanted])
-
-
-def _deviations(scores: xr.Dataset) -> str:
-    one = with_units(summary.truth_deviation(scores), scores.attrs["units"])
-    return f"standard deviations of the truth,\n1 = {one}"
-
-
-def _lead_unit(scores: xr.Dataset) -> str:
-    return str(scores.attrs["lead_unit"])

@@ -13,7 +13,7 @@
 and the other names of `evaluation.metrics.METRICS`, which holds the formulas. Intervals come from a paired bootstrap
 over runs (trajectories): whole runs are drawn with replacement, the same draw for every method, since windows of one
 run are too alike to count as independent. Sums are resampled, never fields, so a thousand resamples cost
-milliseconds. The percentiles are those of `evaluation.intervals`: wider for few runs.
+milliseconds. The percentiles are those of `evaluation.confidence`: wider for few runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import xarray as xr
 
 from evaluation import metrics
 from evaluation.errors import EvaluationError
-from evaluation.intervals import expanded_level
+from evaluation.confidence import expanded_level
 from evaluation.layout import MEANS
 from evaluation.metrics import METRICS, SKILL
 from evaluation.resampling import bootstrap, resampled_means, resampling_counts

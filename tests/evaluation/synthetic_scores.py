@@ -120,7 +120,7 @@ def build(
             "threshold": threshold,
             "window": window,
             "scale": scale,
-            "wavenumber": np.arange(17),
+            "wavenumber": np.arange(1, 24) / 32,
             "mode": np.arange(1, 13),
             "bin": centres,
             "frequency": np.arange(1, 33) / 64,
@@ -192,12 +192,12 @@ def _events(rng, members, error, runs, leads, run, cells):
 
 
 def _spectra(rng, error, run):
-    k = np.arange(17)
-    truth = np.where(k > 0, np.maximum(k, 1.0) ** -2.5 * np.exp(-((k / 14.0) ** 2)), 0) * SIGMA**2
+    k = np.arange(1, 24)
+    truth = k**-2.5 * np.exp(-((k / 14.0) ** 2)) * SIGMA**2
     runs, leads = error.shape[1:]
-    wobble = np.exp(0.1 * rng.standard_normal((runs, leads, 17)))
+    wobble = np.exp(0.1 * rng.standard_normal((runs, leads, 23)))
     power_truth = truth * wobble
-    power = power_truth * (1 - 0.6 * np.minimum(error[..., None], 1) * k / 16)
+    power = power_truth * (1 - 0.6 * np.minimum(error[..., None], 1) * k / 24)
     noise = np.minimum(error[..., None] ** 1.5 * np.exp(k / 5.0) * 0.5, 1)
     cross = np.sqrt(power * power_truth) * np.sqrt(1 - noise)
     dims = (*run, "wavenumber")
