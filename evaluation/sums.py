@@ -70,7 +70,7 @@ class Sums:
                         self._clips(kind, owner, run, part[f"_{kind}{suffix}"])
 
     def _probes(self, method: int, parts: list[dict[str, np.ndarray]]) -> None:
-        from evaluation.flow_physics import temporal_power
+        from evaluation.temporal import temporal_power
 
         series = np.concatenate([p["_series"] for p in parts], axis=1)  # (member, lead_time, probe)
         self.run["probe_power"][method] += temporal_power(np.moveaxis(series, 1, -1)).mean(0)

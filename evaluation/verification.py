@@ -137,7 +137,7 @@ class Verification:
         sizes |= {"y": shape[0], "x": shape[1], "rank": self.recipe.ranks, "replicate": self.recipe.replicates}
         sizes |= {"threshold": len(b.thresholds), "exceeding": self.recipe.ranks, "bin": len(b.edges) - 1}
         sizes |= {"window": len(scoring.windows(shape)), "scale": len(scoring.scales(shape))}
-        sizes |= {"probe": len(b.probes), "frequency": leads // 2 + 1}
+        sizes |= {"probe": len(b.probes), "frequency": leads // 2}
         sizes["mode"] = 0 if b.pod is None else len(b.pod.fraction)  # type: ignore[attr-defined]
         sizes["wavenumber"] = len(self._wavenumbers(shape))
         sizes["block"] = _blocks(len(runs), sizes)
@@ -240,7 +240,7 @@ class Verification:
             "wavenumber": self._wavenumbers(shape),
             "mode": np.arange(1, sizes["mode"] + 1),
             "bin": (b.edges[1:] + b.edges[:-1]) / 2,
-            "frequency": np.arange(sizes["frequency"]) / len(self.leads),
+            "frequency": np.arange(1, sizes["frequency"] + 1) / len(self.leads),
             "probe_y": ("probe", np.array([p[0] for p in b.probes], int)),
             "probe_x": ("probe", np.array([p[1] for p in b.probes], int)),
         }
