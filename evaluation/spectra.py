@@ -45,9 +45,13 @@ def wavenumbers(shape: Sequence[int]) -> np.ndarray:
 
 
 def modes_per_shell(shape: Sequence[int], window: Window = "none") -> np.ndarray:
-    """How many modes each shell holds: white noise has power in proportion."""
-    rows, columns = shape[-2:]
-    return _gather(np.ones(_plan((rows, columns), window)[0].max() + 1), (rows, columns), window)
+    """How many modes (numbers that can vary by themselves) each shell holds: white noise has power in proportion."""
+    if window == "mirror":
+        ky, kx = (np.arange(n) / (2 * n) for n in shape[-2:])
+    else:
+        ky, kx = (np.fft.fftfreq(n) for n in shape[-2:])
+    shell = _shell(np.hypot(ky[:, None], kx), max(shape[-2:]))
+    return np.bincount(shell.ravel(), minlength=_count(max(shape[-2:])) + 1)[1:]
 
 
 def shell_spectra(fields: np.ndarray, fluid: np.ndarray, *, window: Window = "hann", gradient: int = 0) -> np.ndarray:
@@ -146,7 +150,7 @@ def band_energy_ratio(
     wavenumber: np.ndarray,
     bands: Sequence[tuple[float, float]] = BANDS,
 ) -> np.ndarray:
-    """Variance of the forecast over that of the truth in each band (long, short] of wavelengths, (..., band).
+    """Variance of the forecast over that of the truth in each band [long, short) of wavelengths, (..., band).
 
     1 is best; below it the forecast is too smooth at these scales. NaN in a band without shells or variance.
     """
@@ -154,7 +158,7 @@ def band_energy_ratio(
     out = np.full((*power.shape[:-1], len(bands)), np.nan)
     for i, (long, short) in enumerate(bands):
         if not long > short:
-            raise EvaluationError(f"a band of wavelengths is (long, short], got ({long}, {short})")
+            raise EvaluationError(f"a band of wavelengths is [long, short), got ({long}, {short})")
         inside = (length <= long * (1 + 1e-12)) & (length > short * (1 + 1e-12))
         total, total_truth = power[..., inside].sum(axis=-1), power_truth[..., inside].sum(axis=-1)
         out[..., i] = np.divide(total, total_truth, out=out[..., i], where=total_truth > 0)
@@ -166,6 +170,11 @@ def _count(longest: int) -> int:
     return int(longest * np.sqrt(0.5) + 0.5)
 
 
+def _shell(k: np.ndarray, longest: int) -> np.ndarray:
+    """Number of the shell; 0 for the mean alone."""
+    return np.minimum(np.floor(k * longest + 0.5 + 1e-9).astype(np.int64), _count(longest))
+
+
 @lru_cache(maxsize=16)
 def _plan(shape: tuple[int, int], window: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Modes in the order of their shells, where each shell begins, how often each counts, and its k."""
@@ -175,9 +184,7 @@ def _plan(shape: tuple[int, int], window: str) -> tuple[np.ndarray, np.ndarray, 
     ky, kx = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None, :]
     k = np.hypot(ky, kx)
     twice = np.where((kx > 0) & (kx < 0.5), 2.0, 1.0) * np.ones_like(k)  # what rfft leaves out: the conjugates
-    shell = np.floor(k * max(shape) + 0.5 + 1e-9).astype(np.int64)
-    shell[0, 0] = 0
-    shell = np.minimum(shell, _count(max(shape))).ravel()
+    shell = _shell(k, max(shape)).ravel()
     order = np.argsort(shell, kind="stable")[1:]  # without the mean
     starts = np.searchsorted(shell[order], np.arange(1, _count(max(shape)) + 2))
     return order, starts, twice.ravel()[order], k.ravel()[order]

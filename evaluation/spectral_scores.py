@@ -145,7 +145,7 @@ def band_energy_ratio(
     weights: xr.DataArray | None = None,
     nan_policy: NanPolicy = "propagate",
 ) -> xr.DataArray:
-    """Variance of members over that of the truth in bands (long, short] of wavelengths in cells, >= 0; 1 is best.
+    """Variance of members over that of the truth in bands [long, short) of wavelengths in cells, >= 0; 1 is best.
 
     Below 1 the forecast is too smooth in that band, above it too rough. The result has a dimension `band`, with
     coordinates `longest` and `shortest`. NaN in bands that hold no shell.
