@@ -97,7 +97,7 @@ def variogram_errors(members, truth, fluid, dy, dx, p, fair):
 
 @_cached
 def pool(fields, step, largest, out):
-    """Sum (or maximum) of each block of step x step cells of fields (k, y, x), the last blocks being smaller, in out."""
+    """Sum (or maximum) of blocks of step x step cells of fields (k, y, x), the last ones being smaller, into out."""
     for k in range(out.shape[0]):
         field, row = fields[k], out[k]
         for y in range(row.shape[0]):

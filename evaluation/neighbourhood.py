@@ -114,7 +114,7 @@ def _pooled(
     largest = how == "max"
     values = np.concatenate([members, truth[None]], dtype=np.float64)
     if not fluid.all():
-        values = np.where(fluid, values, -np.inf if largest else 0.0)
+        np.copyto(values, -np.inf if largest else 0.0, where=~fluid)
     done = {1: (values, fluid.astype(np.float64))}
     scores = {}
     for scale in sorted(set(scales)):
@@ -127,7 +127,7 @@ def _pooled(
             pool(fields, step, largest, sums)
             pool(cells[None], step, False, number)
             fields, cells = done[scale] = sums, number[0]
-        pools = fields if largest or scale == 1 else fields / np.maximum(cells, 1)
+        pools = fields if largest or scale == 1 else np.divide(fields, np.maximum(cells, 1))
         kept = (cells >= FLUID_SHARE * scale**2).ravel()
         pools = pools.reshape(len(pools), -1)
         pools = pools if kept.all() else pools.compress(kept, axis=1)
