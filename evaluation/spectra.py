@@ -46,10 +46,8 @@ def wavenumbers(shape: Sequence[int]) -> np.ndarray:
 
 def modes_per_shell(shape: Sequence[int], window: Window = "none") -> np.ndarray:
     """How many modes (numbers that can vary by themselves) each shell holds: white noise has power in proportion."""
-    if window == "mirror":
-        ky, kx = (np.arange(n) / (2 * n) for n in shape[-2:])
-    else:
-        ky, kx = (np.fft.fftfreq(n) for n in shape[-2:])
+    mirror = window == "mirror"
+    ky, kx = (np.asarray(np.arange(n) / (2 * n) if mirror else np.fft.fftfreq(n), float) for n in shape[-2:])
     shell = _shell(np.hypot(ky[:, None], kx), max(shape[-2:]))
     return np.bincount(shell.ravel(), minlength=_count(max(shape[-2:])) + 1)[1:]
 
@@ -95,8 +93,8 @@ def case_spectra(
 def coherence(power: np.ndarray, power_truth: np.ndarray, cross: np.ndarray) -> np.ndarray:
     """Squared correlation of forecast and truth by shell, 0 to 1: cross^2 / (power power_truth), 0 where cross < 0.
 
-    Of sums or means over cases and members: taken from a single field with n modes in a shell, it is on average 1/n
-    or so for fields that have nothing to do with each other. NaN where either has no variance.
+    Of sums or means over cases and members. From n modes in all (of a shell, in all the cases averaged) it is on
+    average 1/(2n), not 0, for fields that have nothing to do with each other. NaN where either has no variance.
     """
     product = power * power_truth
     squared = np.maximum(cross, 0) ** 2

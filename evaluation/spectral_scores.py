@@ -77,7 +77,7 @@ def spectral_coherence(
         <cross_power>^2 / (<power> <power_truth>),   0 where <cross_power> < 0
 
     It rewards structures in their right place at each scale, whatever their amplitude. Averages over modes, members
-    and `dim` are taken before the ratio; of few modes it is too high by about 1 over their number. Bendat and Piersol,
+    and `dim` are taken before the ratio; of n modes in all it is too high by about 1/(2n). Bendat and Piersol,
     Random Data (2010), doi:10.1002/9781118032428, chapter 5.
     """
     means = _means(forecast, truth, window, space, member_dim, dim, weights, nan_policy)
