@@ -22,10 +22,11 @@ def line(axes: Axes, curve: xr.Dataset, look: Look, *, along: str = "lead_time",
     if band:
         low, high = curve["low"].values, curve["high"].values
         axes.fill_between(x, low, high, color=look.colour, alpha=look.band, linewidth=0)
-    every = max(1, len(x) // 12)
+    marker = look.marker if along not in ("wavenumber", "frequency") else ""
+    marker = (look.marker or "_") if len(x) == 1 else marker
     axes.plot(
-        x, curve["value"].values, color=look.colour, linestyle=look.dash, linewidth=look.width, marker=look.marker,
-        markersize=4.2, markevery=every, zorder=2 + look.width,
+        x, curve["value"].values, color=look.colour, linestyle=look.dash, linewidth=look.width, marker=marker,
+        markersize=4.2, markevery=max(1, len(x) // 12), zorder=2 + look.width,
     )  # fmt: skip
 
 

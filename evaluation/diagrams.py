@@ -6,21 +6,24 @@ An event is "beyond the threshold": |value| above it where the scores say `event
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evaluation import summary
 from evaluation.curves import all_leads, curves, deviations, in_deviations, limits, line, middle, shown, some_leads
 from evaluation.errors import EvaluationError
 from evaluation.events import roc_from_counts
-from evaluation.confidence import expanded_level
+from evaluation.percentiles import expanded_level
 from evaluation.resampling import bootstrap
 from evaluation.style import INK, MUTED, Look, figure, key, looks, with_units
 
 BINS = 11  # of forecast probability: 0, 0.1 ... 1, each with what rounds to it
+USEFUL: Any = {"color": INK, "linewidth": 1, "linestyle": (0, (2, 2))}
 FEWEST = 30  # cells in a bin, below which no frequency is drawn
 
 
@@ -120,7 +123,7 @@ def _reliability_panel(axes: Axes, curve: xr.Dataset, name: str, look: Look) -> 
     axes.plot(p[known], frequency[known], "-", color=look.colour, marker="o", markersize=4, linewidth=1.6)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], aspect="equal")
     axes.set_title(name, fontsize=10)
-    inset = axes.inset_axes((0.07, 0.68, 0.36, 0.27))
+    inset = axes.inset_axes((0.07, 0.62, 0.36, 0.26))
     share = curve["share"].values
     centres = np.linspace(0, 1, len(share))
     inset.bar(centres, share, width=0.8 / max(len(share) - 1, 1), color=MUTED)
@@ -146,8 +149,10 @@ def roc(scores: xr.Dataset, threshold: float | None = None) -> Figure:
             members = int(scores["members"].sel({"method": name}))
             false_alarm, hit, _ = roc_from_counts(*(c[: members + 1] for c in counts))
             look = styles[name]
-            left.plot(false_alarm, hit, color=look.colour, linestyle=look.dash, linewidth=look.width)
-            if name in summary.deterministic(scores):  # one warning level: one point
+            single = name in summary.deterministic(scores)  # one warning level: one point
+            faint = {"linewidth": 0.7, "alpha": 0.6} if single else {"linewidth": look.width}
+            left.plot(false_alarm, hit, color=look.colour, linestyle=look.dash, **faint)
+            if single:
                 left.plot(false_alarm[1:-1], hit[1:-1], look.marker or "o", color=look.colour, markersize=6)
         left.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         left.set_xlabel("false alarm rate")
@@ -181,7 +186,9 @@ def brier_skill(scores: xr.Dataset) -> Figure:
         values = curve["value"].sel({"method": names}).values
         low = max(float(np.nanmin(values, initial=0.0)) * 1.1, -1.5)
         panels[0].set_ylim(*((low, 1.0) if reference else (0, float(np.nanmax(values, initial=0.01)) * 1.1)))
-        panels[0].set_ylabel(f"Brier skill against\n{reference} (1 perfect)" if reference else "Brier score (0 is best)")
+        panels[0].set_ylabel(
+            f"Brier skill against\n{reference} (1 perfect)" if reference else "Brier score (0 is best)"
+        )
         key(drawing, shown(curve, names), summary.names_of(scores))
     return drawing
 
@@ -193,21 +200,20 @@ def fractions_skill(scores: xr.Dataset, threshold: float | None = None) -> Figur
     curve = summary.metric(scores, "fss", pick={"threshold": threshold})
     leads = some_leads(scores)
     names = shown(curve)
+    useful: list[Line2D] = []
     with figure(max(3.4 * len(leads) + 0.4, 6.0), 4.3) as drawing:
         panels = drawing.subplots(1, len(leads), sharey=True, squeeze=False)[0]
         for axes, lead in zip(panels, leads, strict=True):
             curves(axes, scores, curve.sel(lead_time=lead), names, along="window")
             if "event_observed" in scores:
-                useful = 0.5 + _base_rate(scores, threshold, lead) / 2
-                axes.axhline(useful, color=INK, linewidth=1, linestyle="--")
-                axes.text(0.98, useful, "useful above", transform=axes.get_yaxis_transform(), ha="right", va="bottom",
-                          fontsize=8, color=MUTED)  # fmt: skip
+                axes.axhline(0.5 + _base_rate(scores, threshold, lead) / 2, **USEFUL)
+                useful = [Line2D([], [], label="useful above", **USEFUL)]
             _window_axis(axes, scores["window"].values, "width of the neighbourhood (cells)")
             axes.set_title(f"lead {lead}")
         panels[0].set_ylim(min(0.0, float(np.nanmin(curve["value"].values))), 1.02)
         panels[0].set_ylabel("fractions skill score (1 perfect)")
         drawing.suptitle(event_words(scores, threshold), fontsize=11, fontweight="bold", x=0.01, ha="left")
-        key(drawing, names, summary.names_of(scores))
+        key(drawing, names, summary.names_of(scores), first=useful)
     return drawing
 
 
@@ -227,7 +233,9 @@ def pooled_crps(scores: xr.Dataset) -> Figure:
                 cell = in_deviations(scores, summary.metric(scores, "crps", leads=leads))
                 curve = xr.concat([cell.expand_dims(scale=[1]), curve], dim="scale")
             for name in shown(curve):
-                line(axes, curve.sel({"method": name}), styles[name], along="scale")
+                line(
+                    axes, curve.sel({"method": name}), styles[name], along="scale", band=not summary.is_reference(name)
+                )
             every += [n for n in shown(curve) if n not in every]
             _window_axis(axes, curve["scale"].values, "width of the window (cells)")
             axes.set_title(title)

@@ -1,8 +1,8 @@
 """The figures of a report, in order: what each is called, what it shows in words, when it can be drawn.
 
-    for spec in FIGURES:
-        if spec.applies(scores):
-            spec.draw(scores).savefig(f"{spec.name}.png")
+for spec in FIGURES:
+    if spec.applies(scores):
+        spec.draw(scores).savefig(f"{spec.name}.png")
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ def _not_for(scores: xr.Dataset) -> str:
 
 def _scorecard(scores: xr.Dataset) -> str:
     sure = (
-        "Filled: the 95 % interval of the paired bootstrap over runs excludes zero; grey and hollow: it does not. About "
-        "one symbol in twenty would be filled by chance alone."
+        "Filled: the 95 % interval of the paired bootstrap over runs excludes zero; grey and hollow: it does not. "
+        "About one symbol in twenty would be filled by chance alone."
         if scores.sizes["trajectory"] >= summary.MINIMUM_RUNS
         else f"All hollow: with fewer than {summary.MINIMUM_RUNS} runs significance cannot be said."
     )
     against = escape(summary.main_reference(scores))
     return (
-        f"Blue and up: better than {against}; red and down: worse, whichever direction is better for the score. The size "
-        f"grows with the change in percent, up to 50 %. {sure} A dot: does not apply."
+        f"Blue and up: better than {against}; red and down: worse, whichever direction is better for the score. The "
+        f"size grows with the change in percent, up to 50 %. {sure} A dot: does not apply."
     )
 
 
@@ -131,21 +131,24 @@ def _reliability(scores: xr.Dataset) -> str:
     return (
         f"Of all cells for which {event} was given some probability, in how many did it happen? On the diagonal the "
         "probabilities mean what they say; flatter: too confident; dotted: how often it happens at all. Bars: 95 % "
-        "intervals over runs. Inset: how often each probability was said; a sharp forecast says 0 and 1." + _not_for(scores)
+        "intervals over runs. Inset: how often each probability was said; a sharp forecast says 0 and 1."
+        + _not_for(scores)
     )
 
 
 def _roc(scores: xr.Dataset) -> str:
     return (
-        "Warning whenever the probability exceeds some level gives a hit rate and a false alarm rate; all levels give a "
-        "curve, and the area below it says how well events are told from non-events, however wrong the probabilities "
+        "Warning whenever the probability exceeds some level gives a hit rate and a false alarm rate; all levels give "
+        "a curve, and the area below it says how well events are told from non-events, however wrong the probabilities "
         "themselves are. A forecast with one member has one level: a point."
     )
 
 
 def _brier(scores: xr.Dataset) -> str:
     reference = summary.main_reference(scores)
-    against = f"The share of the Brier score of {escape(reference)} that is gone, " if reference else "The Brier score, "
+    against = (
+        f"The share of the Brier score of {escape(reference)} that is gone, " if reference else "The Brier score, "
+    )
     return f"{against}the mean squared error of the probability of an event (fair: ensembles of any size compare)."
 
 
@@ -166,15 +169,15 @@ def _pooled(scores: xr.Dataset) -> str:
 
 def _spectra(scores: xr.Dataset) -> str:
     return (
-        "How much variance lives at which wavelength, in single members (a mean of members would be smooth because it is "
-        "a mean). Below 1 in the lower row: too smooth at that scale; above: too rough."
+        "How much variance lives at which wavelength, in single members (a mean of members would be smooth because it "
+        "is a mean). Below 1 in the lower row: too smooth at that scale; above: too rough."
     )
 
 
 def _coherence(scores: xr.Dataset) -> str:
     return (
-        "How much of the variance at a wavelength is in the right place. The effective resolution is the finest wave for "
-        "which, coming from long waves, the squared coherence stays above one half."
+        "How much of the variance at a wavelength is in the right place. The effective resolution is the finest wave "
+        "for which, coming from long waves, the squared coherence stays above one half."
     )
 
 
@@ -187,8 +190,8 @@ def _probe(scores: xr.Dataset) -> str:
 
 def _pod(scores: xr.Dataset) -> str:
     return (
-        "The flow as a sum of its most energetic patterns (POD modes, fitted on the training runs where there are any). "
-        "Left: do members give each pattern the energy it has? Right: how well is its coefficient forecast; about 0.56 "
+        "The flow as a sum of its most energetic patterns (POD modes, fitted on the training runs where there are any)."
+        " Left: do members give each pattern the energy it has? Right: how well is its coefficient forecast; about 0.56 "
         "is the level of its climatological distribution, if that is Gaussian."
     )
 
@@ -200,7 +203,10 @@ def _pdf(scores: xr.Dataset) -> str:
     )
 
 
-MAPS = "Mean over all cases and lead times, one colour range for all methods. Grey cells (walls) are left out of all scores."
+MAPS = (
+    "Mean over all cases and lead times, one colour range for all methods. Grey cells (walls) are left out of all "
+    "scores."
+)
 
 
 def _skill_map(scores: xr.Dataset) -> str:
@@ -257,7 +263,12 @@ FIGURES: list[FigureSpec] = [
     FigureSpec("pdf", "Distribution of values", _pdf, plots.distributions, _stored("pdf", "pdf_truth"), "wide"),
     FigureSpec("crps-map", "Where the error is", _say(MAPS), plots.crps_maps, _stored("crps_map"), "wide"),
     FigureSpec(
-        "crps-map-lead", "Where the error is at one lead", _paper_map, plots.crps_map_at_lead, _stored("crps_map"), "wide"
+        "crps-map-lead",
+        "Where the error is at one lead",
+        _paper_map,
+        plots.crps_map_at_lead,
+        _stored("crps_map"),
+        "wide",
     ),
     FigureSpec(
         *("skill-map", "Where the skill is", _skill_map, plots.skill_maps),

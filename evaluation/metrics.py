@@ -125,7 +125,8 @@ def anomaly_correlation(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
 def peak_signal_to_noise(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     """10 log10(range^2 / mean squared error of the ensemble mean), in dB."""
     error = means["squared_error"]
-    return 10 * np.log10(float(scores.attrs["data_range"]) ** 2 / error.where(error > 0))
+    decibels: xr.DataArray = 10 * np.log10(float(scores.attrs["data_range"]) ** 2 / error.where(error > 0))
+    return decibels
 
 
 def log_spectral_distance(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
@@ -203,9 +204,7 @@ METRICS: dict[str, Metric] = {
         "1 / CRPS (classical)", ("crps_classical",), lambda m, s: 1 / m["crps_classical"], "high", "1/variable"
     ),
     "crpss": Metric("CRPSS", ("crps",), mean_of("crps"), "high", "1"),
-    "rmse": Metric(
-        "RMSE of the ensemble mean", ("squared_error",), lambda m, s: m["squared_error"] ** 0.5, "low"
-    ),
+    "rmse": Metric("RMSE of the ensemble mean", ("squared_error",), lambda m, s: m["squared_error"] ** 0.5, "low"),
     "mae": Metric("MAE of the ensemble mean", ("absolute_error",), mean_of("absolute_error"), "low"),
     "spread": Metric(
         "spread", ("variance",), lambda m, s: (inflation(s) * m["variance"]) ** 0.5, "", needs_ensemble=True

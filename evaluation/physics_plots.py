@@ -11,12 +11,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from evaluation import summary
 from evaluation.curves import TRUTH, all_leads, curves, line, shown, some_leads
 from evaluation.errors import EvaluationError
-from evaluation.confidence import expanded_level
+from evaluation.percentiles import expanded_level
 from evaluation.resampling import bootstrap, resampled_means
 from evaluation.style import INK, MUTED, figure, key, looks, with_units
 
@@ -47,6 +47,7 @@ def spectra(scores: xr.Dataset) -> Figure:
     with figure(max(3.6 * len(leads) + 0.4, 6.0), 6.0) as drawing:
         grid = drawing.subplots(2, len(leads), sharex=True, sharey="row", squeeze=False, height_ratios=[1.5, 1])
         known: list[str] = []
+        widest = 2.0
         for (top, bottom), lead in zip(grid.T, leads, strict=True):
             ratio = mean_of(scores, ["power", "power_truth"], _ratio, [lead])
             power = mean_of(scores, ["power"], lambda m: m["power"], [lead])
@@ -65,8 +66,14 @@ def spectra(scores: xr.Dataset) -> Figure:
                 top.set_ylim(floor.min() / 30, floor.max() * 5)
             top.set_title(f"lead {lead}")
             bottom.axhline(1, color=INK, linewidth=1)
-            bottom.set_ylim(0, 2)
+            bottom.set_yscale("log", base=2)
+            bottom.yaxis.set_major_locator(FixedLocator([1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16]))
+            bottom.yaxis.set_major_formatter(FuncFormatter(lambda r, _: f"{r:g}"))
+            found = ratio["value"].values[..., ratio["wavenumber"].values <= 0.5]
+            found = found[np.isfinite(found)].clip(1 / 16, 16)
+            widest = max([widest, *found, *(1 / found)])
             _wave_axis(bottom, scores)
+        grid[1, 0].set_ylim(1 / widest / 1.05, widest * 1.05)
         grid[0, 0].set_ylabel(f"variance per shell\n({_squared(scores)})")
         grid[1, 0].set_ylabel("members / truth")
         key(drawing, known, names, first=[TRUTH])
@@ -136,8 +143,10 @@ def probes(scores: xr.Dataset) -> Figure:
             if np.isfinite(values).any() and values.max() > 0:
                 peak = float(frequency[frequency > 0][int(np.nanargmax(values))])
                 axes.axvline(peak, color=MUTED, linewidth=1, linestyle="--", zorder=1)
-                axes.annotate(f"strongest in the truth:\n{peak:.3g} per frame", (peak, 1), (4, -4), fontsize=8,
-                              xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=MUTED)  # fmt: skip
+                axes.annotate(
+                    f"strongest in the truth:\n{peak:.3g} per frame", (peak, 1), (4, -4), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", va="top", color=MUTED, fontsize=8,
+                )  # fmt: skip
                 axes.set_ylim(max(values[values > 0].min() / 30, values.max() * 1e-7), values.max() * 20)
             axes.set_yscale("log")
             axes.set_xlabel("frequency (cycles per frame)")

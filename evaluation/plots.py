@@ -28,9 +28,26 @@ from evaluation.scorecard import scorecard_figure
 from evaluation.style import INK, MUTED, figure, key, looks
 
 __all__ = [
-    *("brier_skill", "coherence", "coverage", "crps_by_lead", "crps_map_at_lead", "crps_maps", "distributions"),
-    *("fractions_skill", "inverse_crps_by_lead", "modes", "pooled_crps", "probes", "rank_histograms", "reliability"),
-    *("roc", "scorecard_figure", "skill_by_lead", "skill_maps", "spectra", "spread_and_skill"),
+    "brier_skill",
+    "coherence",
+    "coverage",
+    "crps_by_lead",
+    "crps_map_at_lead",
+    "crps_maps",
+    "distributions",
+    "fractions_skill",
+    "inverse_crps_by_lead",
+    "modes",
+    "pooled_crps",
+    "probes",
+    "rank_histograms",
+    "reliability",
+    "roc",
+    "scorecard_figure",
+    "skill_by_lead",
+    "skill_maps",
+    "spectra",
+    "spread_and_skill",
 ]
 GRID = 3  # more ensembles than this: rank histograms in a grid, one panel each
 
@@ -54,7 +71,11 @@ def inverse_crps_by_lead(scores: xr.Dataset) -> Figure:
         axes = drawing.add_subplot()
         curve = summary.metric(scores, "inverse_crps")
         curves(axes, scores, curve)
-        limits(axes, [curve["value"].values, curve["high"].values], low=0.0)
+        found = curve["value"].values[np.isfinite(curve["value"].values)]
+        if found.size and found.max() > 10 * found.min():
+            axes.set_yscale("log")
+        else:
+            limits(axes, [curve["value"].values, curve["high"].values], low=0.0)
         units = scores.attrs["units"]
         axes.set_ylabel("1 / CRPS" if units in ("", "1") else f"1 / CRPS   (CRPS in {units})")
         axes.set_title("1 / CRPS by lead time: higher is better")
@@ -118,12 +139,13 @@ def coverage(scores: xr.Dataset) -> Figure:
     nominals = [float(n) for n in curve["nominal"].values]
     names = summary.ensembles(scores)
     with figure(10.6, 4.0) as drawing:
-        panels = drawing.subplots(1, len(nominals), sharey=True, squeeze=False)[0]
+        panels = drawing.subplots(1, len(nominals), squeeze=False)[0]
         for axes, nominal in zip(panels, nominals, strict=True):
-            curves(axes, scores, curve.sel(nominal=nominal), names)
+            part = curve.sel(nominal=nominal)
             axes.axhline(nominal, color=INK, linewidth=1)
+            curves(axes, scores, part, names)
+            limits(axes, [part["value"].values, np.array([nominal - 0.1, min(nominal + 0.1, 1)])])
             axes.set_title(f"central {100 * nominal:.0f} % interval")
-        panels[0].set_ylim(0, 1)
         panels[0].set_ylabel("share of the truth inside")
         key(drawing, names, summary.names_of(scores))
     return drawing

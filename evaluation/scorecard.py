@@ -24,6 +24,7 @@ from evaluation.metrics import METRICS, available, units_of
 from evaluation.style import figure, with_units
 
 BETTER, WORSE, UNSURE = "#1a6fb0", "#c4452e", "#9aa3ac"
+PANELS = 6  # methods in the figure, at most
 COLUMNS = 8  # leads shown, at most; and the periods
 FULL = 50.0  # percent of the reference at which a symbol has its full size
 
@@ -84,12 +85,15 @@ def scorecard(scores: xr.Dataset, reference: str | None = None) -> xr.Dataset:
     if against not in names:
         raise EvaluationError(f"a scorecard needs a reference among the methods ({', '.join(names)}), got {against!r}")
     columns, rows = shown_leads(scores), entries(scores)
+    single = [leads[0] for leads in columns.values() if len(leads) == 1]
+    some = scores.sel(lead_time=single)
     parts = []
     for row in rows:
-        found = [
-            summary.difference(scores, row.metric, against, leads=leads, pick=row.pick) for leads in columns.values()
-        ]
-        parts.append(xr.concat(found, dim="lead", coords="minimal", compat="override"))
+        found = [summary.difference(some, row.metric, against, pick=row.pick).rename(lead_time="lead")]
+        for leads in (leads for leads in columns.values() if len(leads) > 1):
+            pooled = summary.difference(scores, row.metric, against, leads=leads, pick=row.pick)
+            found.append(pooled.expand_dims("lead"))
+        parts.append(xr.concat([f.drop_vars("lead", errors="ignore") for f in found], dim="lead"))
     card = xr.concat([p.reset_coords(drop=True) for p in parts], dim="score").rename(
         value="difference", low="low", high="high"
     )
@@ -104,8 +108,7 @@ def scorecard(scores: xr.Dataset, reference: str | None = None) -> xr.Dataset:
     card["better"] = ("score", better)
     card["value"] = card["difference"] + card["reference"]
     card["sign"] = (card["sign"] * card["better"]).astype(int)
-    single = summary.deterministic(scores)
-    card.attrs = {"reference": against, "runs": int(scores.sizes["trajectory"]), "deterministic": ", ".join(single)}
+    card.attrs = {"reference": against, "runs": int(scores.sizes["trajectory"])}
     return card.sel({"method": [n for n in names if n != against]}).transpose("method", "lead", "score")
 
 
@@ -124,6 +127,18 @@ def _order(scores: xr.Dataset, card: xr.Dataset) -> list[str]:
     ]
 
 
+def _shown(scores: xr.Dataset, names: list[str]) -> list[str]:
+    """At most `PANELS` of them: judged methods, the best of the references, and ceilings."""
+    if len(names) <= PANELS:
+        return names
+    crps = summary.value(scores, "crps", leads=[int(lead) for lead in scores["lead_time"].values])
+    tops = [n for n in names if n in summary.ceilings(scores)]
+    judged = summary.candidates(scores)
+    rest = [n for n in names if n not in tops]
+    rest.sort(key=lambda n: (n not in judged, float(crps.sel({"method": n}))))
+    return [*rest[: PANELS - len(tops)], *tops]
+
+
 def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure:
     """The scorecard as a figure: a panel for each method, rows are scores, columns leads.
 
@@ -131,18 +146,18 @@ def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure
     grows with the relative difference, up to 50 %.
     """
     card = scorecard(scores, reference)
-    names = _order(scores, card)
+    every = _order(scores, card)
+    names = _shown(scores, every)
     columns = min(len(names), 3)
     lines = -(-len(names) // columns)
     leads, rows = card.sizes["lead"], card.sizes["score"]
-    with figure(1.0 + 1.9 + columns * (0.27 * leads + 0.35), lines * (0.24 * rows + 0.45) + 0.75) as drawing:
+    with figure(1.0 + 1.9 + columns * max(0.27 * leads + 0.35, 1.6), lines * (0.24 * rows + 0.45) + 0.75) as drawing:
         grid = drawing.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
         for axes, name in zip(grid.ravel(), names, strict=False):
             axes.grid(visible=False)
             axes.set_title(name, fontsize=10)
             axes.tick_params(length=0)
-            for place, colour in ((np.arange(1, rows) - 0.5, "#eceff1"),):
-                axes.hlines(place, -0.5, leads - 0.5, color=colour, linewidth=0.8)
+            axes.hlines(np.arange(1, rows) - 0.5, -0.5, leads - 0.5, color="#eceff1", linewidth=0.8)
             one = card.sel({"method": name})
             for i in range(rows):
                 for j in range(leads):
@@ -153,11 +168,13 @@ def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure
             axes.set_visible(False)
         first = grid[0, 0]
         first.set(xlim=(-0.6, leads - 0.4), ylim=(rows - 0.4, -0.6))
-        first.set_yticks(range(rows), [str(v) for v in card["label"].values], fontsize=8.5)
+        for axes in grid[:, 0]:
+            axes.set_yticks(range(rows), [str(v) for v in card["label"].values], fontsize=8.5)
         for axes in grid.ravel():
             axes.set_xticks(range(leads), [str(v) for v in card["lead"].values], fontsize=7.5, rotation=60)
         drawing.supxlabel(f"lead time ({scores.attrs['lead_unit']}); last columns: leads averaged", fontsize=9.5)
-        drawing.suptitle(f"Against {card.attrs['reference']}", fontsize=11, fontweight="bold", x=0.01, ha="left")
+        part = "" if len(names) == len(every) else f" ({len(names)} of {len(every)} methods; the table has all)"
+        drawing.suptitle(f"Against {card.attrs['reference']}{part}", fontsize=11, fontweight="bold", x=0.01, ha="left")
     return drawing
 
 
@@ -171,7 +188,13 @@ def _symbol(axes: Any, cell: xr.Dataset, x: int, y: int) -> None:
     colour = {1: BETTER, -1: WORSE, 0: UNSURE}[sign]
     face = colour if sign else "none"
     axes.plot(
-        x, y, "^" if gain > 0 else "v", markersize=size, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=0.9
+        x,
+        y,
+        "^" if gain > 0 else "v",
+        markersize=size,
+        markerfacecolor=face,
+        markeredgecolor=colour,
+        markeredgewidth=0.9,
     )
 
 
@@ -200,8 +223,8 @@ def scorecard_html(scores: xr.Dataset, reference: str | None = None) -> str:
     bodies = [_method_rows(scores, card.sel({"method": name}), name, len(leads)) for name in _order(scores, card)]
     known = scores.sizes["trajectory"] >= summary.MINIMUM_RUNS
     sure = (
-        "Coloured: the 95 % interval of the paired bootstrap over runs excludes zero; about one cell in twenty would be "
-        "coloured by chance alone. Hover over a cell for its numbers."
+        "Coloured: the 95 % interval of the paired bootstrap over runs excludes zero; about one cell in twenty would "
+        "be coloured by chance alone. Hover over a cell for its numbers."
         if known
         else f"Fewer than {summary.MINIMUM_RUNS} runs: significance cannot be said."
     )
@@ -242,7 +265,9 @@ def _cell(cell: xr.Dataset) -> str:
     own, other = (with_units(float(cell[k]), units) for k in ("value", "reference"))
     title = f"{own} against {other}"
     low, high = float(cell["relative_low"]), float(cell["relative_high"])
-    title += f": {relative:+.1f} % (95 %: {low:+.1f} to {high:+.1f} %)" if math.isfinite(low) else f": {relative:+.1f} %"
+    title += (
+        f": {relative:+.1f} % (95 %: {low:+.1f} to {high:+.1f} %)" if math.isfinite(low) else f": {relative:+.1f} %"
+    )
     kind = {1: "better", -1: "worse", 0: "unsure"}[sign]
     shade = f' style="--a:{15 + 45 * min(abs(gain) / FULL, 1):.0f}%"' if sign else ""
     mark = "▲" if gain > 0 else "▼" if gain < 0 else "="

@@ -51,7 +51,7 @@ class Look:
 
     colour: str
     marker: str
-    dash: str | tuple[float, tuple[float, ...]] = "-"
+    dash: Any = "-"
     width: float = 2.2
     band: float = 0.2  # opacity of its interval
 
@@ -117,7 +117,7 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     styles = {m: Look(CEILING, "", (0, (4, 2)), 1.8, 0.15) for m in methods if m in CEILINGS}
     for m in references:
         base = m.removesuffix(DRESSED)
-        dash: str | tuple[float, tuple[float, ...]] = "-" if base == m else (0, (1, 1.2))
+        dash: Any = "-" if base == m else (0, (1, 1.2))
         styles[m] = Look(REFERENCES[base], REFERENCE_MARKERS[base], dash, 1.4 if others else 1.9, 0.12)
     for i, m in enumerate(others):
         styles[m] = Look(CANDIDATES[i % len(CANDIDATES)], MARKERS[i % len(MARKERS)])
@@ -197,7 +197,8 @@ def key(
 def lead_axis(axes: Axes, leads: np.ndarray, unit: str) -> None:
     """Whole leads on the x axis, few enough to be read."""
     axes.set_xlabel(f"lead time ({unit})")
-    room = 8 if axes.get_subplotspec() is None or axes.get_subplotspec().get_gridspec().ncols < 3 else 5
+    place = axes.get_subplotspec()
+    room = 8 if place is None or place.get_gridspec().ncols < 3 else 5
     step = max(1, int(np.ceil(len(leads) / room)))
     ticks = [lead for lead in leads if lead % step == 0 or lead == leads[0]]
     axes.set_xticks([t for t in ticks if t == leads[0] or t - leads[0] >= step / 2])

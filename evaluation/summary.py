@@ -13,7 +13,7 @@
 and the other names of `evaluation.metrics.METRICS`, which holds the formulas. Intervals come from a paired bootstrap
 over runs (trajectories): whole runs are drawn with replacement, the same draw for every method, since windows of one
 run are too alike to count as independent. Sums are resampled, never fields, so a thousand resamples cost
-milliseconds. The percentiles are those of `evaluation.confidence`: wider for few runs.
+milliseconds. The percentiles are those of `evaluation.percentiles`: wider for few runs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import xarray as xr
 
 from evaluation import metrics
 from evaluation.errors import EvaluationError
-from evaluation.confidence import expanded_level
 from evaluation.layout import MEANS
 from evaluation.metrics import METRICS, SKILL
-from evaluation.resampling import bootstrap, resampled_means, resampling_counts
+from evaluation.percentiles import expanded_level
+from evaluation.resampling import resampled_means, resampling_counts
 from evaluation.skill import skill_score
 
 MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
@@ -66,8 +66,12 @@ def metric(
     """
     runs, cases = _reduced(scores, name, leads, pick)
     calculate = _formula(scores, name, reference)
-    found = _bootstrap(scores, runs, cases, calculate, resamples, level, seed)
-    return found.rename(estimate="value", lower="low", upper="high")
+    parts = []
+    for drawn in _draws(runs, cases, calculate, resamples, seed):
+        known = drawn.isel(resample=0)
+        low, high = _interval(drawn.values, level, cases.size)
+        parts.append(xr.Dataset({"value": known, "low": known.copy(data=low), "high": known.copy(data=high)}))
+    return parts[0] if len(parts) == 1 else xr.concat(parts, dim="lead_time")
 
 
 def value(
@@ -107,29 +111,27 @@ def difference(
         raise EvaluationError(f"{against!r} is not among the methods ({', '.join(map(str, scores['method'].values))})")
     calculate = _formula(scores, name, None)
 
-    def both(means: xr.Dataset) -> xr.DataArray:
-        own = calculate(means)
-        other = own.sel({"method": against}, drop=True)
-        gap = own - other
-        return xr.concat([gap, 100 * gap / abs(other).where(other != 0)], dim="kind").transpose(*own.dims, "kind")
-
     runs, cases = _reduced(scores, name, leads, pick)
-    found = _bootstrap(scores, runs, cases, both, resamples, level, seed)
-    ours, relative = found.isel(kind=0), found.isel(kind=1)
-    sign = xr.where(ours["lower"] > 0, 1, xr.where(ours["upper"] < 0, -1, 0))
-    reference = _whole(runs, cases, calculate).sel({"method": against}, drop=True)
-    return xr.Dataset(
-        {
-            "value": ours["estimate"],
-            "low": ours["lower"],
-            "high": ours["upper"],
-            "relative": relative["estimate"],
-            "relative_low": relative["lower"],
-            "relative_high": relative["upper"],
-            "reference": reference,
-            "sign": sign,
+    parts = []
+    for drawn in _draws(runs, cases, calculate, resamples, seed):
+        other = drawn.sel({"method": [against]})
+        gap, like = drawn.values - other.values, drawn.isel(resample=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            percent = 100 * gap / np.where(other.values == 0, np.nan, np.abs(other.values))
+        bounds = [*_interval(gap, level, cases.size), *_interval(percent, level, cases.size)]
+        low, high = bounds[:2]
+        columns = {
+            "value": gap[0],
+            "low": low,
+            "high": high,
+            "relative": percent[0],
+            "relative_low": bounds[2],
+            "relative_high": bounds[3],
+            "sign": np.where(low > 0, 1, np.where(high < 0, -1, 0)),
         }
-    )
+        part = xr.Dataset({k: like.copy(data=v) for k, v in columns.items()})
+        parts.append(part.assign(reference=other.isel(resample=0, method=0, drop=True)))
+    return parts[0] if len(parts) == 1 else xr.concat(parts, dim="lead_time")
 
 
 def run_means(
@@ -171,34 +173,38 @@ def _reduced(
     rest = {k: v for k, v in (pick or {}).items() if k not in here}
     unknown = [k for k in rest if k not in reduced.dims]
     if unknown:
-        raise EvaluationError(f"{name} does not depend on {', '.join(unknown)}, only on {', '.join(map(str, runs.dims))}")
+        raise EvaluationError(
+            f"{name} does not depend on {', '.join(unknown)}, only on {', '.join(map(str, runs.dims))}"
+        )
     return (reduced.sel(rest) if rest else reduced), cases
 
 
-def _bootstrap(
-    scores: xr.Dataset,
-    runs: xr.Dataset,
-    cases: xr.DataArray,
-    calculate: Calculation,
-    resamples: int,
-    level: float,
-    seed: int,
-) -> xr.Dataset:
-    """`estimate`, `lower`, `upper` of what `calculate` makes of means over runs; lead by lead where it is large."""
-    if scores.sizes["trajectory"] < MINIMUM_RUNS:
-        known = _whole(runs, cases, calculate)
-        nothing = xr.full_like(known, np.nan)
-        return xr.Dataset({"estimate": known, "lower": nothing, "upper": nothing})
-    wide = expanded_level(level, scores.sizes["trajectory"])
+def _draws(
+    runs: xr.Dataset, cases: xr.DataArray, calculate: Calculation, resamples: int, seed: int
+) -> Iterator[xr.DataArray]:
+    """What `calculate` makes of means over runs, on `resample`: first of the runs as they are, then of resamples.
 
-    def draw(part: xr.Dataset) -> xr.Dataset:
-        options: dict[str, Any] = {"weights": cases, "resamples": resamples, "level": wide, "seed": seed}
-        return bootstrap(part, calculate, **options)[["estimate", "lower", "upper"]]
+    With few runs only the first. Lead by lead where all leads at once would take much memory.
+    """
+    blocks = int(cases.size)
+    counts = np.ones((1, blocks), np.int64)
+    if blocks >= MINIMUM_RUNS:
+        counts = np.concatenate([counts, resampling_counts(blocks, resamples, seed)])
+    size = max(int(v.size) // blocks for v in runs.values())
+    parts = [runs]
+    if "lead_time" in runs.dims and size * len(counts) > AT_ONCE:
+        parts = [runs.isel(lead_time=[i]) for i in range(runs.sizes["lead_time"])]
+    for part in parts:
+        yield calculate(resampled_means(part, counts, weights=cases)).transpose("resample", "method", ...)
 
-    size = max(int(v.size) // scores.sizes["trajectory"] for v in runs.values())
-    if "lead_time" not in runs.dims or size * resamples <= AT_ONCE:
-        return draw(runs)
-    return xr.concat([draw(runs.isel(lead_time=[i])) for i in range(runs.sizes["lead_time"])], dim="lead_time")
+
+def _interval(drawn: np.ndarray, level: float, runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the interval from rows of resamples, the first row being the estimate; NaN where there are none."""
+    if len(drawn) == 1:
+        return np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    tail = (1 - expanded_level(level, runs)) / 2
+    low, high = np.quantile(drawn[1:], [tail, 1 - tail], axis=0)
+    return low, high
 
 
 def _whole(means: xr.Dataset, cases: xr.DataArray, calculate: Calculation) -> xr.DataArray:
@@ -360,7 +366,11 @@ def _numbers(part: xr.Dataset) -> Iterator[dict[str, Any]]:
     for index in np.argwhere(np.isfinite(arrays["value"])):
         where = tuple(index)
         at = "; ".join(f"{d}={_short(part[d].values[i])}" for d, i in zip(further, where[1:], strict=True))
-        yield {"method": str(part["method"].values[where[0]]), "at": at, **{k: float(a[where]) for k, a in arrays.items()}}
+        yield {
+            "method": str(part["method"].values[where[0]]),
+            "at": at,
+            **{k: float(a[where]) for k, a in arrays.items()},
+        }
 
 
 def _short(coordinate: Any) -> str:

@@ -186,7 +186,8 @@ def _events(rng, members, error, runs, leads, run, cells):
             n = np.round(law * cells * (1 + 0.02 * rng.standard_normal((runs, leads, 1)))).clip(min=0)
             sharp = np.clip(1 - error[m] * np.linspace(0.6, 1.4, leads), 0.05, 1)[:, None]
             forecast[m, ..., t, : number + 1] = n
-            observed[m, ..., t, : number + 1] = rng.binomial(n.astype(int), np.clip(sharp * p + (1 - sharp) * base, 0, 1))
+            happens = np.clip(sharp * p + (1 - sharp) * base, 0, 1)
+            observed[m, ..., t, : number + 1] = rng.binomial(n.astype(int), happens)
     dims = (*run, "threshold", "exceeding")
     return {"event_forecast": (dims, forecast), "event_observed": (dims, observed)}
 
