@@ -10,9 +10,20 @@ member each, small enough for the first-level cache; Batcher's odd-even merge ne
 run time for any M, sorts all of its points at once with vector minima and maxima. Code is compiled per element
 type, not per M, and kept on disk.
 
+The sorted rows are then read in pairs a = x_(m), b = x_(M+1-m) from both ends. With a centre c (a member) and
+
+    g = b - a,   s = (a - c) + (b - c):      G = sum (M + 1 - 2m) g,   sum_m (x_m - c) = sum s,
+                                             sum_m (x_m - c)^2 = sum (g^2 + s^2) / 2
+
+one loop over half of the rows gives the CRPS and both moments. What is counted (members below the truth, equal to it,
+beyond a threshold) is compared and counted in the narrowest type that holds it.
+
+If an average is wanted, a tile's results stay in a buffer of its size and are added to the sums of their groups
+before the next tile begins: nothing of the size of the points is ever written.
+
 Vector minima and maxima lose NaNs, so E is added up before sorting: a NaN shows there, and its point is scored
-again one member at a time. (`fastmath` would let the compiler assume that there are none: it stays off, and would
-gain nothing measurable, since no sum runs across lanes.)
+again one member at a time. (`fastmath` would let the compiler assume that there are none: it stays off but for
+`reassoc`, the freedom to add in any order, in the sums over lanes of values already found to be finite.)
 
 Kernels release the GIL and start no threads of their own: numba's parallel runtimes either abort when two Python
 threads enter them (workqueue) or do not survive fork (OpenMP). `evaluation.pointwise` brings the threads.
@@ -21,7 +32,7 @@ threads enter them (workqueue) or do not survive fork (OpenMP). `evaluation.poin
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -32,18 +43,95 @@ LANES = 128
 """Points in a tile. The loops below take their length from the row, on purpose: told the number, the compiler
 unrolls the compare-exchange completely and makes it up to four times slower."""
 
-FLOATS = ("crps", "crps_fair", "variance", "bias", "squared_error", "absolute_error")
-INTEGERS = ("rank", "ties", "present")
-CRPS, CRPS_FAIR, VARIANCE, BIAS, SQUARED_ERROR, ABSOLUTE_ERROR = range(6)
-RANK, TIES, PRESENT = range(3)
+FLOATS = ("crps", "crps_fair", "variance", "bias", "squared_error", "absolute_error", "brier", "brier_fair")
+INTEGERS = ("rank", "ties", "present", "exceeding")
+CRPS, CRPS_FAIR, VARIANCE, BIAS, SQUARED_ERROR, ABSOLUTE_ERROR, BRIER, BRIER_FAIR = range(8)
+RANK, TIES, PRESENT, EXCEEDING = range(4)
+PER_THRESHOLD = ("brier", "brier_fair", "exceeding")
 
 MOST_MEMBERS_8BIT = 4096
-"""Up to here the sums of 8-bit values fit 32 bits: G <= 255 M^2 / 4 and sum e^2 <= 255^2 M, both below 2^31."""
+"""Up to here the sums of 8-bit values fit 32 bits: G <= 255 M^2 / 4 and 2 sum e^2 <= 2 255^2 M, both below 2^31."""
+
+_ROWS_16BIT = 256
+_PAIRS_16BIT = 256
+"""As many 8-bit values fit a sum of 16 bits."""
+
+
+class Room(NamedTuple):
+    """Work space of one thread for one ensemble size and pair of types."""
+
+    tile: np.ndarray  # (member, lane), as the forecast: the members, later sorted
+    level: np.ndarray  # (lane), as the truth
+    sums: np.ndarray  # (6, lane) float64 or, for 8-bit values, int32: y, sum |x - y|, G, sum e, 2 sum e^2, c
+    counts: np.ndarray  # (2, lane) int32: members below and equal to the truth
+    beyond: np.ndarray  # (threshold, lane) int32: members beyond the threshold
+    seen: np.ndarray  # (threshold, lane) bool: the truth beyond it
+    limit: np.ndarray  # (lane), as the forecast: a threshold
+    tally: np.ndarray  # (lane) int32 or, for 8-bit values, uint8: up to 255 things counted
+    narrow: np.ndarray  # (2, lane) uint16: sums of few 8-bit values
+
+
+class Thresholds(NamedTuple):
+    """Thresholds rounded down to the type compared with, which leaves `x > t` as it was."""
+
+    forecast: np.ndarray
+    truth: np.ndarray
+    always: np.ndarray  # bool: every value is beyond it (negative thresholds of unsigned or absolute values)
+    absolute: bool
+
+
+class Out(NamedTuple):
+    """Where results go: statistic k to row rows[k] of floats or integers (row, point), nowhere if that is negative.
+
+    A statistic of thresholds takes one row for each. RANK and TIES are only given together. Where results are
+    averaged (`Groups.run > 0`) the arrays have room for one tile.
+    """
+
+    floats: np.ndarray
+    rows: np.ndarray
+    integers: np.ndarray
+    integer_rows: np.ndarray
+
+
+class Groups(NamedTuple):
+    """Which points are averaged together, and with which weight; run = 0: none.
+
+    Point n is number j = n % run of run r = n // run; it belongs to group first[r] + step j and has the weight
+    number weight_first[r] + weight_step j (without weights: 1).
+    """
+
+    run: int
+    first: np.ndarray
+    step: int
+    weight_first: np.ndarray
+    weight_step: int
+    weights: np.ndarray
+
+
+class Sums(NamedTuple):
+    """What a stretch of points adds to the groups from number `offset` on."""
+
+    offset: int
+    totals: np.ndarray  # (row, group): sums of weight times statistic
+    norms: np.ndarray  # (row, group): sums of the weights that entered
+    missing: np.ndarray  # (group): points of positive weight with a NaN
+    histogram: np.ndarray  # (group, rank), of the truth among the members; no rows where it is not wanted
+    events: np.ndarray  # (2, threshold, group, k): weights of points by members beyond; those with the truth beyond
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """For functions called from a cached one, which takes their code with it."""
     return numba.njit(function, nogil=True, error_model="numpy")
+
+
+def _reassociated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For sums whose order does not matter; NaN and infinity keep their meaning."""
+    return numba.njit(function, nogil=True, error_model="numpy", fastmath={"reassoc"})
+
+
+def _contracted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For sums of products, which may be rounded once instead of twice."""
+    return numba.njit(function, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 def _cached(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,13 +224,62 @@ def _load(forecast, tile, start, width):
 
 
 @_jit
-def _absolute_errors(tile, y, error):
-    """Per lane: sum_m |x_m - y|."""
+def _load_truth(truth, level, y):
+    for i in range(len(truth)):
+        level[i] = truth[i]
+    for i in range(len(truth)):
+        y[i] = _wide(truth[i])
+
+
+@_jit
+def _finite(values):
+    bad = 0
+    for i in range(len(values)):
+        bad += values[i] - values[i] != 0
+    return bad == 0
+
+
+@_jit
+def _errors_8bit(tile, level, error, partial):
+    """Per lane: sum_m |x_m - y| of 8-bit values, in 16 bits for as long as that holds it."""
     error[:] = 0
-    for m in range(tile.shape[0]):
+    for start in range(0, tile.shape[0], _ROWS_16BIT):
+        partial[:] = 0
+        for m in range(start, min(start + _ROWS_16BIT, tile.shape[0])):
+            row = tile[m]
+            for lane in range(len(row)):
+                x, y = row[lane], level[lane]
+                partial[lane] = np.uint16(partial[lane] + np.uint16(max(x, y) - min(x, y)))
+        for lane in range(len(error)):
+            error[lane] = np.int32(error[lane] + np.int32(partial[lane]))
+
+
+@_contracted
+def _errors_float(tile, y, error):
+    """Per lane: sum_m |x_m - y|, four rows at a time to spare the traffic on the sum."""
+    error[:] = 0
+    members = tile.shape[0]
+    for m in range(0, members - 3, 4):
+        a, b, c, d = tile[m], tile[m + 1], tile[m + 2], tile[m + 3]
+        for lane in range(len(a)):
+            t = y[lane]
+            lower = abs(np.float64(a[lane]) - t) + abs(np.float64(b[lane]) - t)
+            error[lane] += lower + (abs(np.float64(c[lane]) - t) + abs(np.float64(d[lane]) - t))
+    for m in range(members - members % 4, members):
         row = tile[m]
         for lane in range(len(row)):
-            error[lane] = _wide(error[lane] + _wide(abs(_wide(_wide(row[lane]) - y[lane]))))
+            error[lane] += abs(np.float64(row[lane]) - y[lane])
+
+
+def _absolute_errors(room):
+    """Exists in compiled code only, by the overload below; so do the next two."""
+
+
+@overload(_absolute_errors)
+def _absolute_errors_overload(room):
+    if isinstance(room.types[0].dtype, types.Integer):
+        return lambda room: _errors_8bit(room.tile, room.level, room.sums[1], room.narrow[0])
+    return lambda room: _errors_float(room.tile, room.sums[0], room.sums[1])
 
 
 @_jit
@@ -158,37 +295,124 @@ def _half_gini(tile, spread):
             spread[lane] = _wide(spread[lane] + _wide(weight * difference))
 
 
-@_jit
-def _moments(tile, first, second):
-    """Per lane: sums of e and e^2, where e is taken relative to a member.
+@_contracted
+def _pair_sums(tile, spread, first, second, centre):
+    """Per lane: G (of a sorted tile), the sum of e and twice the sum of e^2, where e = x - c, c a member.
 
     A member is at most sqrt(M) standard deviations from the mean, so that the one-pass variance cannot cancel
-    however far the values are from zero.
+    however far the values are from zero. The middle one of an odd number is c.
     """
     members = tile.shape[0]
-    centre = tile[members // 2]
+    middle = tile[members // 2]
+    for lane in range(len(centre)):
+        centre[lane] = _wide(middle[lane])
+    spread[:] = 0
     first[:] = 0
     second[:] = 0
-    for m in range(members // 2):  # two rows at a time: half the traffic on the sums; a middle row has e = 0
-        a, b = tile[m], tile[members - 1 - m]
-        for lane in range(len(a)):
-            c = _wide(centre[lane])
-            d, e = _wide(_wide(a[lane]) - c), _wide(_wide(b[lane]) - c)
-            first[lane] = _wide(first[lane] + _wide(d + e))
-            second[lane] = _wide(second[lane] + _wide(_wide(d * d) + _wide(e * e)))
+    for m in range(members // 2):
+        lower, upper = tile[m], tile[members - 1 - m]
+        weight = _wide(members - 1 - 2 * m)
+        for lane in range(len(lower)):
+            a, b, c = _wide(lower[lane]), _wide(upper[lane]), centre[lane]
+            g, s = _wide(b - a), _wide(_wide(a - c) + _wide(b - c))
+            spread[lane] = _wide(spread[lane] + _wide(weight * g))
+            first[lane] = _wide(first[lane] + s)
+            second[lane] = _wide(second[lane] + _wide(_wide(s * s) + _wide(g * g)))
 
 
 @_jit
-def _count(tile, y, below, ties):
-    """Per lane: how many members are less than the truth, and how many equal it."""
-    below[:] = 0
-    ties[:] = 0
-    for m in range(tile.shape[0]):
-        row = tile[m]
-        for lane in range(len(row)):
-            x = _wide(row[lane])
-            below[lane] += np.int32(x < y[lane])
-            ties[lane] += np.int32(x == y[lane])
+def _pair_sums_8bit(tile, spread, first, second, centre, within, total):
+    """The same for up to `_PAIRS_16BIT` members of 8 bits, with c = 0, as far as possible in 16 bits.
+
+    With w_m = M + 1 - 2m the weight of a pair and S_m = g_1 + ... + g_m, sum_m w_m g_m = 2 sum_{m < J} S_m + w_J S_J:
+    no products. All sums are exact.
+    """
+    members = tile.shape[0]
+    pairs = members // 2
+    centre[:] = 0
+    spread[:] = 0
+    second[:] = 0
+    within[:] = 0
+    total[:] = 0
+    for m in range(pairs):
+        lower, upper = tile[m], tile[members - 1 - m]
+        for lane in range(len(lower)):
+            a, b = np.uint16(lower[lane]), np.uint16(upper[lane])
+            sum_of_two = np.uint16(a + b)
+            running = np.uint16(within[lane] + np.uint16(b - a))
+            within[lane] = running
+            total[lane] = np.uint16(total[lane] + sum_of_two)
+            spread[lane] = np.int32(spread[lane] + np.int32(running))
+            squares = np.int32(np.int32(np.uint16(a * a)) + np.int32(np.uint16(b * b)))
+            second[lane] = np.int32(second[lane] + squares)
+    weight = np.int32(members - 1 - 2 * (pairs - 1) - 2)
+    for lane in range(len(spread)):
+        middle = np.int32(tile[pairs, lane]) if members % 2 == 1 else np.int32(0)
+        first[lane] = np.int32(np.int32(total[lane]) + middle)
+        second[lane] = np.int32(2 * (second[lane] + middle * middle))
+        spread[lane] = np.int32(2 * spread[lane] + weight * np.int32(within[lane]))
+
+
+def _moments(room):
+    """Of a tile in compiled code: G, first and second moments, and the centre."""
+
+
+@overload(_moments)
+def _moments_overload(room):
+    if isinstance(room.types[0].dtype, types.Integer):
+
+        def moments(room):
+            sums, narrow = room.sums, room.narrow
+            if room.tile.shape[0] <= _PAIRS_16BIT:
+                _pair_sums_8bit(room.tile, sums[2], sums[3], sums[4], sums[5], narrow[0], narrow[1])
+            else:
+                _pair_sums(room.tile, sums[2], sums[3], sums[4], sums[5])
+
+        return moments
+    return lambda room: _pair_sums(room.tile, room.sums[2], room.sums[3], room.sums[4], room.sums[5])
+
+
+@_jit
+def _count(tile, level, kind, absolute, count, partial):
+    """Per lane: how many members are less than the level (kind 0), equal to it (1) or greater (2).
+
+    Up to 255 rows are counted in the type of `partial`, as narrow as the values are.
+    """
+    count[:] = 0
+    one, zero = partial.dtype.type(1), partial.dtype.type(0)
+    for start in range(0, tile.shape[0], 255):
+        partial[:] = 0
+        for m in range(start, min(start + 255, tile.shape[0])):
+            row = tile[m]
+            if kind == 0:
+                for lane in range(len(row)):
+                    partial[lane] += one if row[lane] < level[lane] else zero
+            elif kind == 1:
+                for lane in range(len(row)):
+                    partial[lane] += one if row[lane] == level[lane] else zero
+            elif absolute:
+                for lane in range(len(row)):
+                    partial[lane] += one if abs(row[lane]) > level[lane] else zero
+            else:
+                for lane in range(len(row)):
+                    partial[lane] += one if row[lane] > level[lane] else zero
+        for lane in range(len(count)):
+            count[lane] += np.int32(partial[lane])
+
+
+@_jit
+def _find_events(room, thresholds):
+    for t in range(len(thresholds.forecast)):
+        if thresholds.always[t]:
+            room.beyond[t, :] = room.tile.shape[0]
+            room.seen[t, :] = True
+        else:
+            room.limit[:] = thresholds.forecast[t]
+            _count(room.tile, room.limit, 2, thresholds.absolute, room.beyond[t], room.tally)
+            threshold, seen = thresholds.truth[t], room.seen[t]
+            for lane in range(len(seen)):
+                y = room.level[lane]
+                seen[lane] = (abs(y) if thresholds.absolute else y) > threshold
 
 
 @_jit
@@ -209,15 +433,17 @@ def _members_present(forecast, n, scratch):
 
 
 @_jit
-def _score_incomplete(forecast, y, n, omit, scratch, floats, rows, integers, integer_rows):
-    """The statistics of one point with a NaN, written out one member at a time."""
+def _score_incomplete(forecast, y, n, at, omit, scratch, thresholds, out):
+    """The statistics of one point n with a NaN, written out one member at a time to column `at`."""
+    floats, rows, integers, integer_rows = out
     members = _members_present(forecast, n, scratch)
     if integer_rows[PRESENT] >= 0:
-        integers[integer_rows[PRESENT], n] = members if y == y else 0
+        integers[integer_rows[PRESENT], at] = members if y == y else 0
     if integer_rows[RANK] >= 0:  # a rank among fewer members is not comparable with the others
-        integers[integer_rows[RANK], n], integers[integer_rows[TIES], n] = -1, 0
+        integers[integer_rows[RANK], at], integers[integer_rows[TIES], at] = -1, 0
     absolute = spread = mean = second = np.nan
-    if omit and members > 0 and y == y:
+    scored = omit and members > 0 and y == y
+    if scored:
         absolute = spread = mean = second = 0.0
         for m in range(members):
             absolute += abs(scratch[m] - y)
@@ -237,76 +463,220 @@ def _score_incomplete(forecast, y, n, omit, scratch, floats, rows, integers, int
     )
     for k in range(len(values)):
         if rows[k] >= 0:
-            floats[rows[k], n] = values[k]
+            floats[rows[k], at] = values[k]
+    for t in range(len(thresholds.forecast)):
+        beyond = 0
+        for m in range(members):
+            x = abs(scratch[m]) if thresholds.absolute else scratch[m]
+            beyond += thresholds.always[t] or x > thresholds.forecast[t]
+        seen = thresholds.always[t] or (abs(y) if thresholds.absolute else y) > thresholds.truth[t]
+        if integer_rows[EXCEEDING] >= 0:
+            integers[integer_rows[EXCEEDING] + t, at] = beyond if scored else -1
+        share = beyond / count if scored else np.nan
+        if rows[BRIER] >= 0:
+            floats[rows[BRIER] + t, at] = (share - seen) ** 2
+        if rows[BRIER_FAIR] >= 0:
+            floats[rows[BRIER_FAIR] + t, at] = (share - seen) ** 2 - share * (1 - share) * unbiased
 
 
 @_jit
-def _write_crps(absolute, spread, members, divisor, out):
+def _write_crps(absolute, spread, a, b, out):
     for lane in range(len(out)):
-        out[lane] = absolute[lane] / members - spread[lane] / (members * divisor)
+        out[lane] = absolute[lane] * a - spread[lane] * b
 
 
 @_jit
 def _write_variance(first, second, members, out):
-    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    """From integers without rounding before the last product."""
+    half, factor = 0.5 * members, 1.0 / (members * (members - 1.0)) if members > 1 else np.nan
     for lane in range(len(out)):
-        out[lane] = (second[lane] - first[lane] * (first[lane] / members)) * unbiased
+        e = np.float64(first[lane])
+        out[lane] = (half * second[lane] - e * e) * factor
 
 
 @_jit
 def _write_mean_error(centre, y, first, members, kind, out):
+    share = 1.0 / members
     for lane in range(len(out)):
-        error = _wide(_wide(centre[lane]) - y[lane]) + first[lane] / members
+        error = _wide(_wide(centre[lane]) - y[lane]) + first[lane] * share
         out[lane] = error if kind == BIAS else abs(error) if kind == ABSOLUTE_ERROR else error * error
 
 
-def _score(forecast, truth, low, high, omit, start, stop, tile, sums, counts, floats, rows, integers, integer_rows):
-    """Statistics of points start..stop; returns how many of them hold a NaN.
+@_jit
+def _write_brier(beyond, seen, members, penalty, out):
+    share = 1.0 / members
+    for lane in range(len(out)):
+        p = beyond[lane] * share
+        error = p - (1.0 if seen[lane] else 0.0)
+        out[lane] = error * error - p * (1.0 - p) * penalty
 
-    forecast (outer, member, inner) and truth (outer * inner) are contiguous. tile (member, LANES) has the
-    forecast's type, sums (5, LANES) float64 or, for 8-bit values, int32, counts (2, LANES) int32: work space.
-    Statistic k of `FLOATS` goes to row rows[k] of floats (row, point), or nowhere if that is negative; those of
-    `INTEGERS` alike, RANK and TIES only together.
 
-    A point with a NaN gets NaN (rank: -1), or with `omit` what its remaining members give.
-    """
-    members = forecast.shape[1]
-    y, absolute, spread, first, second = sums[0], sums[1], sums[2], sums[3], sums[4]
-    centre = tile[members // 2]
-    scratch = np.empty(members, np.float64)
+@_jit
+def _write_tile(room, at, end, out):
+    """Write the statistics of the lanes of a tile to columns at..end."""
+    floats, rows, integers, integer_rows = out
+    y, absolute, spread, first, second = room.sums[0], room.sums[1], room.sums[2], room.sums[3], room.sums[4]
+    members = room.tile.shape[0]
+    centre, share = room.sums[5], 1.0 / members
+    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    if rows[CRPS] >= 0:
+        _write_crps(absolute, spread, share, share * share, floats[rows[CRPS], at:end])
+    if rows[CRPS_FAIR] >= 0:
+        _write_crps(absolute, spread, share, share * unbiased, floats[rows[CRPS_FAIR], at:end])
+    if rows[VARIANCE] >= 0:
+        _write_variance(first, second, members, floats[rows[VARIANCE], at:end])
+    for k in (BIAS, SQUARED_ERROR, ABSOLUTE_ERROR):
+        if rows[k] >= 0:
+            _write_mean_error(centre, y, first, members, k, floats[rows[k], at:end])
+    if integer_rows[RANK] >= 0:
+        integers[integer_rows[RANK], at:end] = room.counts[0, : end - at]
+        integers[integer_rows[TIES], at:end] = room.counts[1, : end - at]
+    if integer_rows[PRESENT] >= 0:
+        integers[integer_rows[PRESENT], at:end] = members
+    for t in range(len(room.beyond)):
+        if integer_rows[EXCEEDING] >= 0:
+            integers[integer_rows[EXCEEDING] + t, at:end] = room.beyond[t, : end - at]
+        if rows[BRIER] >= 0:
+            _write_brier(room.beyond[t], room.seen[t], members, 0.0, floats[rows[BRIER] + t, at:end])
+        if rows[BRIER_FAIR] >= 0:
+            _write_brier(room.beyond[t], room.seen[t], members, unbiased, floats[rows[BRIER_FAIR] + t, at:end])
+
+
+@_reassociated
+def _sum(values):
+    total = 0.0
+    for i in range(len(values)):
+        total += values[i]
+    return total
+
+
+@_reassociated
+def _weighted_sum(values, weights):
+    total = 0.0
+    for i in range(len(values)):
+        total += weights[i] * values[i]
+    return total
+
+
+@_jit
+def _add_finite(floats, at, share, weighted, group, step, sums):
+    """Add lanes without NaN or infinity to their groups: all to one, or each to the next."""
+    if step == 0:
+        norm = _sum(share) if weighted else float(len(share))
+        for row in range(len(floats)):
+            values = floats[row, at : at + len(share)]
+            sums.totals[row, group] += _weighted_sum(values, share) if weighted else _sum(values)
+            sums.norms[row, group] += norm
+        return
+    for row in range(len(floats)):
+        values = floats[row, at : at + len(share)]
+        totals, norms = sums.totals[row, group : group + len(share)], sums.norms[row, group : group + len(share)]
+        for i in range(len(share)):
+            totals[i] += share[i] * values[i]
+            norms[i] += share[i]
+
+
+@_jit
+def _add_any(floats, at, share, group, step, omit, sums):
+    """The same where lanes may hold NaN: left out with `omit`, and always where they have no weight."""
+    for i in range(len(share)):
+        if share[i] > 0:
+            for row in range(len(floats)):
+                value = floats[row, at + i]
+                if value == value or not omit:
+                    sums.totals[row, group + step * i] += share[i] * value
+                    sums.norms[row, group + step * i] += share[i]
+
+
+@_jit
+def _add_counts(room, absolute, at, share, group, step, sums):
+    """Count ranks and events of the lanes from `at` on that have all of their members and a weight."""
+    below, ties, missing = room.counts[0], room.counts[1], sums.missing
+    for i in range(len(share)):
+        if share[i] > 0 and absolute[at + i] != absolute[at + i]:
+            missing[group + step * i] += 1
+    if sums.histogram.shape[0] > 0:
+        histogram = sums.histogram
+        for i in range(len(share)):
+            lane, g = at + i, group + step * i
+            if share[i] > 0 and absolute[lane] == absolute[lane]:
+                part = share[i] if ties[lane] == 0 else share[i] / (ties[lane] + 1)
+                for place in range(below[lane], below[lane] + ties[lane] + 1):
+                    histogram[g, place] += part
+    for t in range(len(room.beyond)):
+        everything, those_seen, beyond, seen = sums.events[0, t], sums.events[1, t], room.beyond[t], room.seen[t]
+        for i in range(len(share)):
+            lane, g = at + i, group + step * i
+            if share[i] > 0 and absolute[lane] == absolute[lane]:
+                everything[g, beyond[lane]] += share[i]
+                those_seen[g, beyond[lane]] += share[i] if seen[lane] else 0.0
+
+
+@_jit
+def _average_tile(room, base, end, finite, omit, out, groups, sums, share):
+    """Add the statistics of points base..end, in columns 0.. of `out`, to their groups."""
+    n, weighted = base, len(groups.weights) > 0
+    while n < end:
+        run, j = divmod(n, groups.run)
+        width, at = min(end - n, groups.run - j), n - base
+        group = groups.first[run] + groups.step * j - sums.offset
+        if weighted:
+            first = groups.weight_first[run] + groups.weight_step * j
+            for i in range(width):
+                share[i] = groups.weights[first + groups.weight_step * i]
+        if finite:
+            _add_finite(out.floats, at, share[:width], weighted, group, groups.step, sums)
+        else:
+            _add_any(out.floats, at, share[:width], group, groups.step, omit, sums)
+        if not finite or sums.histogram.shape[0] > 0 or room.beyond.shape[0] > 0:
+            _add_counts(room, room.sums[1], at, share[:width], group, groups.step, sums)
+        n += width
+
+
+@_jit
+def _score_tile(room, low, high, thresholds, out):
+    """Everything that `out` asks for, of the members and truths of a tile, as sums over its members."""
+    rows, integer_rows = out.rows, out.integer_rows
+    crps = rows[CRPS] >= 0 or rows[CRPS_FAIR] >= 0
     moments = rows[VARIANCE] >= 0 or rows[BIAS] >= 0 or rows[SQUARED_ERROR] >= 0 or rows[ABSOLUTE_ERROR] >= 0
+    _absolute_errors(room)
+    if integer_rows[RANK] >= 0:
+        _count(room.tile, room.level, 0, False, room.counts[0], room.tally)
+        _count(room.tile, room.level, 1, False, room.counts[1], room.tally)
+    if len(thresholds.forecast) > 0:
+        _find_events(room, thresholds)
+    if crps:
+        _sort(room.tile, low, high)
+    if moments:
+        _moments(room)
+    elif crps:
+        _half_gini(room.tile, room.sums[2])
+
+
+def _score(forecast, truth, low, high, omit, start, stop, room, thresholds, out, groups, sums):
+    """Statistics of points start..stop, written to `out` or added to `sums`; returns how many of them hold a NaN.
+
+    forecast (outer, member, inner) and truth (outer * inner) are contiguous. A point with a NaN gets NaN (rank: -1),
+    or with `omit` what its remaining members give.
+    """
+    scratch, share = np.empty(forecast.shape[1], np.float64), np.ones(LANES)
+    y, absolute = room.sums[0], room.sums[1]
     incomplete = 0
     for base in range(start, stop, LANES):
         end = min(base + LANES, stop)
-        _load(forecast, tile, base, end - base)
-        for n in range(base, end):
-            y[n - base] = _wide(truth[n])
-        _absolute_errors(tile, y, absolute)
-        if rows[CRPS] >= 0 or rows[CRPS_FAIR] >= 0:
-            _sort(tile, low, high)
-            _half_gini(tile, spread)
-            if rows[CRPS] >= 0:
-                _write_crps(absolute, spread, members, members, floats[rows[CRPS], base:end])
-            if rows[CRPS_FAIR] >= 0:
-                divisor = members - 1 if members > 1 else np.nan
-                _write_crps(absolute, spread, members, divisor, floats[rows[CRPS_FAIR], base:end])
-        if moments:
-            _moments(tile, first, second)
-            if rows[VARIANCE] >= 0:
-                _write_variance(first, second, members, floats[rows[VARIANCE], base:end])
-            for k in (BIAS, SQUARED_ERROR, ABSOLUTE_ERROR):
-                if rows[k] >= 0:
-                    _write_mean_error(centre, y, first, members, k, floats[rows[k], base:end])
-        if integer_rows[RANK] >= 0:
-            _count(tile, y, counts[0], counts[1])
-            integers[integer_rows[RANK], base:end] = counts[0, : end - base]
-            integers[integer_rows[TIES], base:end] = counts[1, : end - base]
-        if integer_rows[PRESENT] >= 0:
-            integers[integer_rows[PRESENT], base:end] = members
-        for n in range(base, end):
-            if absolute[n - base] != absolute[n - base]:
-                incomplete += 1
-                _score_incomplete(forecast, y[n - base], n, omit, scratch, floats, rows, integers, integer_rows)
+        at = 0 if groups.run > 0 else base
+        _load(forecast, room.tile, base, end - base)
+        _load_truth(truth[base:end], room.level, y)
+        _score_tile(room, low, high, thresholds, out)
+        _write_tile(room, at, at + end - base, out)
+        finite = _finite(absolute[: end - base])
+        if not finite:
+            for lane in range(end - base):
+                if absolute[lane] != absolute[lane]:
+                    incomplete += 1
+                    _score_incomplete(forecast, y[lane], base + lane, at + lane, omit, scratch, thresholds, out)
+        if groups.run > 0:
+            _average_tile(room, base, end, finite, omit, out, groups, sums, share)
     return incomplete
 
 
