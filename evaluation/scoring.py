@@ -253,6 +253,8 @@ def _probes(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Re
 
 
 def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    if len(truth) < FEWEST_LEADS["features"]:  # the remainder of a case that was cut
+        return {}
     from evaluation.frechet import physics_features
 
     scale = recipe.background.deviation
