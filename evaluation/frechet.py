@@ -51,11 +51,7 @@ class FrechetSums:
 
     def add(self, vectors: np.ndarray) -> FrechetSums:
         """Add vectors (n, features). EvaluationError for another number of features, or values that are not finite."""
-        vectors = np.asarray(vectors, np.float64)
-        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise EvaluationError(f"features have shape {vectors.shape}, wanted (n, {len(self.mean)})")
-        if not np.isfinite(vectors).all():
-            raise EvaluationError("features hold values that are not finite: leave such clips out")
+        vectors = _checked(vectors, len(self.mean))
         if len(vectors):
             mean = vectors.mean(0)
             deviations = vectors - mean
@@ -79,9 +75,22 @@ class FrechetSums:
     @property
     def cov(self) -> np.ndarray:
         """Unbiased covariance. EvaluationError for fewer than two vectors."""
-        if self.n < 2:
-            raise EvaluationError(f"a covariance needs at least 2 clips, got {self.n}")
+        _need_two(self.n)
         return self.scatter / (self.n - 1)
+
+
+def _checked(vectors: np.ndarray, features: int) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float64)
+    if vectors.ndim != 2 or vectors.shape[1] != features:
+        raise EvaluationError(f"features have shape {vectors.shape}, wanted (n, {features})")
+    if not np.isfinite(vectors).all():
+        raise EvaluationError("features hold values that are not finite: leave such clips out")
+    return vectors
+
+
+def _need_two(clips: int) -> None:
+    if clips < 2:
+        raise EvaluationError(f"a covariance needs at least 2 clips, got {clips}")
 
 
 def frechet_distance(a: FrechetSums | np.ndarray, b: FrechetSums | np.ndarray) -> float:
@@ -89,8 +98,12 @@ def frechet_distance(a: FrechetSums | np.ndarray, b: FrechetSums | np.ndarray) -
 
     >= 0 up to rounding, 0 for equal mean and covariance. It falls with the number of clips even if the law is one and
     the same: compare it only at equal numbers, beside `frechet_floor`. Symmetric eigenvalues serve for both roots, so
-    that singular covariances (fewer clips than features) do no harm.
+    that singular covariances (fewer clips than features) do no harm. For fewer clips than features the last term is
+    found from the vectors themselves: tr (C_a^1/2 C_b C_a^1/2)^1/2 is the sum of singular values of A B^T, with A and
+    B the centred vectors over sqrt(n - 1).
     """
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and min(len(a), len(b)) < a.shape[-1]:
+        return _distance_of_few(a, b)
     a, b = (s if isinstance(s, FrechetSums) else FrechetSums(np.shape(s)[-1]).add(s) for s in (a, b))
     if len(a.mean) != len(b.mean):
         raise EvaluationError(f"the two sets have {len(a.mean)} and {len(b.mean)} features")
@@ -99,6 +112,15 @@ def frechet_distance(a: FrechetSums | np.ndarray, b: FrechetSums | np.ndarray) -
     root = vectors * np.sqrt(np.maximum(values, 0))
     cross = np.linalg.eigvalsh(root.T @ b.cov @ root)
     return float(step @ step + np.trace(a.cov) + np.trace(b.cov) - 2 * np.sqrt(np.maximum(cross, 0)).sum())
+
+
+def _distance_of_few(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = (_checked(v, a.shape[-1]) for v in (a, b))
+    _need_two(min(len(a), len(b)))
+    step = a.mean(0) - b.mean(0)
+    left, right = ((v - v.mean(0)) / np.sqrt(len(v) - 1) for v in (a, b))
+    cross = np.linalg.svd(left @ right.T, compute_uv=False).sum()
+    return float(step @ step + np.square(left).sum() + np.square(right).sum() - 2 * cross)
 
 
 def mmd(
@@ -197,8 +219,7 @@ def clip_distance(
         first = halved(groups, runs, rng)
         order = np.where(present, rng.random(present.shape), -1).argmax(-1)
         drawn = np.take_along_axis(forecast, order[:, None, None], 1)[:, 0]
-        half = FrechetSums(truth.shape[1]).add(truth[first])
-        found.append([frechet_distance(half, drawn[~first]), frechet_distance(half, truth[~first])])
+        found.append([frechet_distance(truth[first], other[~first]) for other in (drawn, truth)])
         sizes.append(min(first.sum(), (~first).sum()))
     distance, floor = np.mean(found, 0)
     whole = frechet_distance(truth, members)
