@@ -52,6 +52,9 @@ def per_field(
         what = "the ensemble has no members" if fewest == 1 else 'the "fair" estimator needs at least 2 members'
         raise EvaluationError(f'{what}, got {members}: estimator="classical" is defined for 1')
     output = output or {}
+    taken = [d for d in output if d in truth.dims]
+    if taken:
+        raise DimensionError(f'"{taken[0]}" is a dimension of the data, and of the score: rename it')
     if forecast.chunks is not None:
         forecast = forecast.chunk(dict.fromkeys((member_dim, *axes), -1))
     if truth.chunks is not None:

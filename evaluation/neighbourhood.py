@@ -189,7 +189,8 @@ def fractions_skill_score(
     error, reference = mean.isel(_sum=0), mean.isel(_sum=1)
     result = 1 - error / reference.where(reference > 0)
     attrs = {"long_name": "fractions skill score", "units": "1", "members": sums.attrs["members"]}
-    result = result.assign_coords(threshold=wanted, window=sides).rename("fractions_skill_score").assign_attrs(attrs)
+    limits = xr.DataArray(wanted, dims="threshold", attrs=unit_of(truth))
+    result = result.assign_coords(threshold=limits, window=sides).rename("fractions_skill_score").assign_attrs(attrs)
     if np.ndim(threshold) == 0:
         result = result.isel(threshold=0)
     return result.isel(window=0) if np.ndim(window) == 0 else result

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evaluation import DimensionError, EvaluationError, MissingValueError, crps
+from evaluation import DimensionError, EvaluationError, MissingValueError, crps, variance
 from evaluation.crps_variants import crps_components, threshold_weighted_crps
+from evaluation.multivariate import energy_score
 
 DIMS = ("case", "member", "y", "x")
 EXACT = 1e-12  # of numbers of order one
@@ -124,6 +125,20 @@ def test_missing_members_never_give_a_negative_spread(estimator, fewest):
         v, w = np.maximum(x, 0.3), max(y, 0.3)
         want = abs(v - w).mean() - abs(v[:, None] - v).sum() / divisor
         np.testing.assert_allclose(tail.values[place], want, atol=EXACT)
+
+
+def test_statistics_of_missing_members_are_those_of_the_members_left():
+    """Three members 1, 2, 3 of six: variance 1, CRPS of a truth of 2 0.6667 - 0.6667 (fair), squared error 0."""
+    forecast = xr.DataArray([[1.0, np.nan, 2.0, np.nan, 3.0, np.nan]], dims=("case", "member"))
+    truth = xr.DataArray([2.0], dims="case")
+    assert float(variance(forecast, nan_policy="omit")) == pytest.approx(1, abs=EXACT)
+    assert float(crps(forecast, truth, nan_policy="omit")) == pytest.approx(2 / 3 - 2 / 3, abs=EXACT)
+    assert float(crps(forecast, truth, estimator="classical", nan_policy="omit")) == pytest.approx(2 / 9, abs=EXACT)
+    energy = energy_score(forecast.expand_dims(x=1), truth.expand_dims(x=1), space="x", nan_policy="omit")
+    assert float(energy) == pytest.approx(0, abs=EXACT)
+    far = forecast * 0 + 7.0  # all alike: any wrong M shows as a spread that is not 0
+    assert float(variance(far, nan_policy="omit")) == 0
+    assert float(crps_components(far, truth, nan_policy="omit")["spread"]) == 0
 
 
 SCORES = (lambda *a, **k: threshold_weighted_crps(*a, threshold=0.3, **k), crps_components)

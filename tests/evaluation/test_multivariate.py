@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import DimensionError, EvaluationError, MissingValueError, crps
+from evaluation.crps_variants import threshold_weighted_crps
+from evaluation.events import brier_score
+from evaluation.intervals import interval_coverage
 from evaluation.multivariate import (
     LAGS,
     energy_score,
@@ -16,6 +19,7 @@ from evaluation.multivariate import (
     variogram_score,
     variogram_score_field,
 )
+from evaluation.neighbourhood import crps_pooled, fractions_skill_score
 
 DIMS = ("case", "member", "lead_time", "y", "x")
 EXACT = 1e-12  # of numbers of order one
@@ -233,6 +237,32 @@ def test_dask_and_numpy_give_the_same(score, dtype):
         assert lazy.chunks is not None
         xr.testing.assert_allclose(lazy.compute(), want, rtol=1e-12)
         assert lazy.attrs == want.attrs
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_data_in_a_store_with_walls_is_scored_in_blocks(dtype, tmp_path):
+    """8-bit members, a truth that walls have made a float: every score, from Zarr, in blocks of one case and lead."""
+    forecast, truth = case(dtype=dtype)
+    wall = xr.DataArray(case_arrays()[2], dims=("y", "x"))
+    scores = {
+        "energy": energy_score,
+        "variogram": variogram_score,
+        "pooled": crps_pooled,
+        "fractions": lambda *a, **k: fractions_skill_score(*a, threshold=100, **k),
+        "brier": lambda *a, **k: brier_score(*a, threshold=100, **k),
+        "coverage": lambda *a, **k: interval_coverage(*a, level=0.5, **k),
+        "tail": lambda *a, **k: threshold_weighted_crps(*a, threshold=100, **k),
+    }
+    chunks = {"case": 1, "lead_time": 1, "member": 2, "y": 3, "x": 7}
+    forecast.chunk(chunks).to_dataset(name="f").to_zarr(tmp_path / "f.zarr", zarr_format=3, consolidated=False)
+    stored = xr.open_zarr(tmp_path / "f.zarr", consolidated=False)["f"]
+    assert stored.dtype == dtype
+    walls = truth.astype(np.float32).where(wall)
+    for name, score in scores.items():
+        dims = ["case", "lead_time"] if name in ("energy", "variogram", "pooled", "fractions") else None
+        got = score(stored, walls.chunk(lead_time=2), dim=dims, nan_policy="omit")
+        assert got.chunks is not None
+        xr.testing.assert_allclose(got.compute(), score(forecast, walls, dim=dims, nan_policy="omit"), rtol=1e-12)
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -250,6 +250,9 @@ def test_mismatched_data_is_never_broadcast(score, options):
             score(forecast, bad, **options)
     with pytest.raises(DimensionError, match='no dimension "y"'):
         score(forecast, truth, dim="y", **options)  # reduced by the score itself
+    taken = "window" if "threshold" in options else "scale"
+    with pytest.raises(DimensionError, match="rename it"):
+        score(forecast.rename(case=taken), truth.rename(case=taken), **options)
     with pytest.raises(EvaluationError, match="two dimensions of space"):
         score(forecast, truth, space="y", **options)
     with pytest.raises(DimensionError, match="of the score itself"):
