@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from pathlib import Path
 from string import Template
 
 import xarray as xr
-from matplotlib.figure import Figure
+from PIL import Image
 
-from evaluation import export, maps, plots, summary, tables, viewer, words
+from evaluation import export, maps, scorecard, summary, tables, viewer, words
+from evaluation.figures import FIGURES, FigureSpec
 from evaluation.style import png
 
 Content = bytes | Callable[[Path], None]  # what a file is to hold, or what writes it
@@ -71,11 +73,9 @@ def write_report(
     film = film or next((scene.film for scene in films if scene.film is not None), None)
     pictures = []
     for draw in _drawings(scores, film, animated=not films):
-        picture = draw()
-        if picture is not None:
-            pictures.append(picture)
-            if on_figure is not None:
-                on_figure(picture.name)
+        pictures.append(draw())
+        if on_figure is not None:
+            on_figure(pictures[-1].name)
     files: dict[Path, Content] = {folder / "figures" / f"{p.name}.{p.kind}": p.data for p in pictures}
     files |= {folder / "figures" / f"{p.name}.svg": p.vector for p in pictures if p.vector is not None}
     files[folder / "scores.csv"] = summary.csv_text(scores).encode()
@@ -102,12 +102,17 @@ def film_of(scores: xr.Dataset, truth: xr.Dataset, forecasts: Mapping[str, xr.Da
     return scene.film  # type: ignore[return-value]
 
 
-SECTIONS = {  # part of the page -> names of its figures, in the order of FIGURES; others come under "More"
-    "curves": ("Scores by lead time", ("crps", "skill", "rmse", "bias", "paper")),
-    "reliability": ("Reliability", ("spread", "ranks", "reliability", "roc", "coverage")),
-    "scales": ("Spectra and physics", ("spectra", "coherence", "probe", "pod", "pooled", "fss", "pdf")),
-    "maps": ("Maps", ("crps-map", "skill-map")),
+SECTIONS = {  # part of the page -> names of its figures; others come under "More"
+    "scorecard": ("Scorecard", ("scorecard",)),
+    "film": ("Film", ("animation", "film")),
+    "curves": ("Scores by lead time", ("crps", "skill", "paper")),
+    "reliability": ("Reliability", ("spread", "ranks", "coverage", "reliability", "roc", "brier")),
+    "scales": ("Scales and physics", ("fss", "pooled", "spectra", "coherence", "probe", "pod", "pdf")),
+    "maps": ("Maps", ("crps-map", "crps-map-lead", "skill-map")),
 }
+WIDE = 1275  # pixels: a picture that is wider fills a row of its own
+TALL = 1.3  # height over width from which a picture scrolls in its box
+FEW_METHODS = 4  # with more, the table by lead time is folded
 
 
 def render(
@@ -141,20 +146,27 @@ def _read(name: str) -> str:
 
 def _parts(scores: xr.Dataset, pictures: list[Picture], films: Sequence[viewer.Scene]) -> list[tuple[str, str, str]]:
     """The parts of the page after the summary: anchor, heading, HTML; what there is nothing of is left out."""
-    film = _figures([p for p in pictures if p.name in ("animation", "film")])
+    card = scorecard.scorecard_html(scores)
+    before = {"film": "", "curves": tables.skill_table_html(scores)}
     if films:
         note = "The film viewer needs JavaScript; the film strip shows the first of its cases."
-        film = f'<p class="note no-viewer">{note}</p>{viewer.viewer_html(list(films))}{film}'
-    groups = {key: [p for p in pictures if p.name in names] for key, (_, names) in SECTIONS.items()}
-    placed = {"animation", "film"}.union(*(names for _, names in SECTIONS.values()))
-    parts = [("film", "Film viewer" if films else "Film strip", film)]
-    for key, (heading, _) in SECTIONS.items():
-        table = tables.skill_table_html(scores) if key == "curves" else ""
-        parts.append((key, heading, table + _figures(groups[key])))
+        before["film"] = f'<p class="note no-viewer">{note}</p>{viewer.viewer_html(list(films))}'
+    if scores.sizes["method"] > FEW_METHODS:
+        before["curves"] = _folded("Table of CRPS, skill, spread and RMSE by lead time", before["curves"])
+    after = {"scorecard": _folded("The scorecard as a table, with numbers", card) if card else ""}
+    parts = []
+    for key, (heading, names) in SECTIONS.items():
+        shown = _figures([p for name in names for p in pictures if p.name == name])
+        parts.append((key, heading, before.get(key, "") + shown + after.get(key, "")))
+    placed = {name for _, names in SECTIONS.values() for name in names}
     parts.append(("more", "More", _figures([p for p in pictures if p.name not in placed])))
     parts.append(("protocol", "Protocol", words.protocol_html(scores)))
     parts.append(("numbers", "Numbers", NUMBERS))
     return [part for part in parts if part[2]]
+
+
+def _folded(title: str, html: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{html}</details>"
 
 
 NUMBERS = (
@@ -170,28 +182,40 @@ def _figures(pictures: list[Picture]) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.data).decode()
-    wide, strip = ("wide" in picture.shape), ("strip" in picture.shape)
+    data, kind = picture.data, picture.kind
+    width, height = Image.open(io.BytesIO(data)).size
+    if kind == "png":
+        data, kind = _lossless(data), "webp"
+    wide = "wide" in picture.shape or width > WIDE
+    looks = ["picture"]
+    looks += ["strip"] if "strip" in picture.shape or (width > WIDE and not picture.shape) else []
+    looks += ["tall"] if height > TALL * width else []
     return (
-        f'<figure{" class=wide" if wide else ""}><div class="picture{" strip" if strip else ""}" tabindex="0">'
-        f'<img alt="{escape(picture.title, quote=True)}" src="data:image/{picture.kind};base64,{data}"></div>'
+        f'<figure{" class=wide" if wide else ""}><div class="{" ".join(looks)}" tabindex="0">'
+        f'<img alt="{escape(picture.title, quote=True)}" width="{width}" height="{height}" '
+        f'src="data:image/{kind};base64,{base64.b64encode(data).decode()}"></div>'
         f"<figcaption><b>{escape(picture.title)}.</b> {picture.caption}</figcaption></figure>"
     )
 
 
-def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> list[Callable[[], Picture | None]]:
+def _lossless(data: bytes) -> bytes:
+    """The same picture as lossless WebP: half the size of PNG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(data)).convert("RGB").save(buffer, "WEBP", lossless=True, method=1, quality=50)
+    return buffer.getvalue()
+
+
+def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> list[Callable[[], Picture]]:
     """What is to be drawn, in the order of the page."""
-    draw: list[Callable[[], Picture | None]] = []
+    draw: list[Callable[[], Picture]] = []
     if film is not None:
         draw += [lambda: _animation(film, embedded=animated), lambda: _film(film)]
     draw += [lambda spec=spec: _drawn(spec, scores) for spec in FIGURES if spec.applies(scores)]  # type: ignore[misc]
     return draw
 
 
-def _drawn(spec: FigureSpec, scores: xr.Dataset) -> Picture | None:
+def _drawn(spec: FigureSpec, scores: xr.Dataset) -> Picture:
     drawing = spec.draw(scores)
-    if drawing is None:
-        return None
     return Picture(spec.name, spec.title, spec.caption(scores), png(drawing), spec.shape, vector=export.svg(drawing))
 
 
@@ -213,108 +237,6 @@ def _film(film: maps.Film) -> Picture:
     shape = "wide strip" if len(film.leads) > 3 else "wide"
     drawing = maps.film_strip(film)
     return Picture("film", "Film strip", caption, png(drawing), shape, vector=export.svg(drawing))
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """A figure that every report has when `applies(scores)`; `caption(scores)` is HTML."""
-
-    name: str
-    title: str
-    caption: Callable[[xr.Dataset], str]
-    draw: Callable[[xr.Dataset], Figure | None]
-    applies: Callable[[xr.Dataset], bool]
-    shape: str = ""
-
-
-def _compared(scores: xr.Dataset) -> bool:
-    references, judged = summary.references(scores), set(summary.candidates(scores))
-    return any(r not in judged for r in references) or (bool(references) and len(judged) > 1)
-
-
-def _crps_words(scores: xr.Dataset) -> str:
-    return (
-        "The CRPS measures the distance between the forecast distribution and what happened; for a forecast with one "
-        "member it is the absolute error. " + words.interval_words(scores)
-    )
-
-
-def _spread_words(scores: xr.Dataset) -> str:
-    caption = (
-        "In a reliable ensemble the spread of the members equals the error of their mean, so the ratio is 1 "
-        "(green: within 10 %). Spread includes the factor √((M+1)/M) for M members."
-    )
-    single = [str(m) for m in scores["method"].values if m not in summary.ensembles(scores)]
-    if single:
-        caption += f" Not applicable to {escape(', '.join(single))}: one member has no spread."
-    return caption
-
-
-RANKS = (
-    "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
-    "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
-    "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
-    "alike as they are)."
-)
-
-
-def _skill_map_words(scores: xr.Dataset) -> str:
-    caption = "Purple: better than the reference, orange: worse. "
-    if scores.sizes["block"] >= summary.MINIMUM_RUNS:
-        return caption + (
-            "Without dots the sign is significant (95 % interval of a paired bootstrap over runs excludes zero); "
-            "with dots it is not."
-        )
-    return caption + "Fewer than three runs: significance cannot be said."
-
-
-FIGURES = [
-    FigureSpec("crps", "CRPS by lead time", _crps_words, plots.crps_by_lead, lambda s: True),
-    FigureSpec(
-        "skill",
-        "CRPSS against the references",
-        lambda s: (
-            "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
-        ),
-        lambda s: plots.skill_by_lead(s, summary.references(s)),
-        _compared,
-    ),
-    FigureSpec(
-        "spread",
-        "Spread against skill",
-        _spread_words,
-        plots.spread_and_skill,
-        lambda s: bool(summary.ensembles(s)),
-        "wide strip",
-    ),
-    FigureSpec(
-        "ranks",
-        "Rank histograms",
-        lambda s: RANKS,
-        plots.rank_histograms,
-        lambda s: bool(summary.ensembles(s)),
-        "wide strip",
-    ),
-    FigureSpec(
-        "crps-map",
-        "Where the error is",
-        lambda s: (
-            "Mean over all cases and lead times, one colour range for all methods. The obstacle is left out of all "
-            "scores."
-        ),
-        maps.crps_maps,
-        lambda s: True,
-        "wide",
-    ),
-    FigureSpec(
-        "skill-map",
-        "Where the skill is",
-        _skill_map_words,
-        lambda s: maps.skill_maps(s, summary.references(s)),
-        _compared,
-        "wide",
-    ),
-]
 
 
 def _write_all(files: Mapping[Path, Content]) -> None:

@@ -29,7 +29,7 @@ from evaluation import maps, summary
 from evaluation.dims import ALIASES
 from evaluation.style import SOLID, with_units
 
-BUDGET = 3_500_000  # characters of encoded fields in a page
+BUDGET = 4_500_000  # characters of encoded fields in a page
 LEVELS = 255  # colours of a range; the byte 0 is left for walls
 SEQUENTIAL = "cividis"  # for a quantity that is never negative
 

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from evaluation import verify, viewer
+from evaluation import verification, viewer
 from evaluation.report import Picture, render
 
 BESIDE = importlib.util.spec_from_file_location("report_browser", Path(__file__).with_name("browser.py"))
@@ -34,6 +34,10 @@ TABLE = """<div class="table" tabindex="0"><table id="numbers"><thead>
 <tr><th>y</th><td data-value="1">1</td></tr></tbody>
 <tbody><tr class="head"><th colspan="2">c</th></tr><tr><th>x</th><td colspan="1" data-value="">n/a</td></tr>
 <tr><th>y</th><td data-value="-1">-1</td></tr></tbody></table></div>"""
+
+
+def verify(truth: xr.Dataset, forecasts: dict[str, xr.Dataset], reference: str | None = None) -> xr.Dataset:
+    return verification.verify(truth, forecasts, families=["points"], reference=reference)
 
 
 def stores(members: dict[str, int], seed: int = 0) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
