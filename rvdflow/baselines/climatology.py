@@ -8,6 +8,7 @@ other cases draw anew.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Climatology(Forecaster):
     def __init__(self, frames: Frames, training: Sequence[int]):
         self.frames, self.training = frames, tuple(training)
         self.variables = frames.variables
+
+    def stamp(self) -> dict[str, Any]:
+        return {"fitted_on": f"train: {len(self.training)} runs, {len(self.training) * self.frames.times} frames"}
 
     def draw(
         self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int

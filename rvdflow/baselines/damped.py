@@ -55,14 +55,15 @@ class DampedPersistence(Reference):
         self.require_context(context)
         kick = self.climate.deviation * np.sqrt(1 - self.memory**2)
         drawn = np.empty((len(cases), len(members), lead, *self.frame_shape), dtype=np.float32)
-        for i, j in np.ndindex(len(cases), len(members)):
-            rng = numpy_generator(seed, self.method, *cases[i], members[j])
-            weights = rng.standard_normal((lead, len(self.innovations)), dtype=np.float32)
-            noise = (weights @ self.innovations).reshape(lead, *self.frame_shape)
+        for i, case in enumerate(cases):
+            shape = lead, len(self.innovations)
+            streams = [numpy_generator(seed, self.method, *case, member) for member in members]
+            weights = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in streams])
+            noise = (weights @ self.innovations).reshape(len(members), lead, *self.frame_shape)
             away = context[i, -1] - self.climate.mean
             for k in range(lead):
-                away = self.memory * away + kick * noise[k]
-                drawn[i, j, k] = self.climate.mean + away
+                away = self.memory * away + kick * noise[:, k]
+                drawn[i, :, k] = self.climate.mean + away
         return drawn
 
 

@@ -3,11 +3,12 @@
     z_{t+1} = B_1 z_t (+ B_2 z_{t-1}) + n_t,     n ~ N(0, Q) white in time
 
 (Penland and Sardeshmukh 1995, doi:10.1175/1520-0442(1995)008<1999:TOGOTS>2.0.CO;2). B is the least-squares fit to
-consecutive training frames, with a ridge in the units of each mode; Q the covariance of what it leaves. What the
-leading modes do not hold has its climatological variance: each member carries the rest of a random training window.
-Without noise it is dynamic mode decomposition (Schmid 2010, doi:10.1017/S0022112010001217): one deterministic member,
-the mean the model expects. Modes, lags and ridge are chosen on validation runs. An eigenvalue above one would blow
-up; all are then divided by the largest.
+consecutive training frames, with a ridge in the units of each mode; Q the covariance that B does not make, so that
+B and noise together keep the variance of the training frames, with or without ridge. What the leading modes do not
+hold has its climatological variance: each member carries the rest of a random training window. Without noise it is
+dynamic mode decomposition (Schmid 2010, doi:10.1017/S0022112010001217): one deterministic member, the mean the model
+expects. Modes, lags and ridge are chosen on validation runs. An eigenvalue above one would blow up; all are then
+divided by the largest.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rvdflow.baselines.training import Climate, Training
 from rvdflow.forecaster import Case
 from rvdflow.noise import numpy_generator
 
-MODES = (5, 10, 20, 40, 60, 80, 120, 160, 200)
+MODES = (5, 10, 20, 40, 80, 120, 160, 200)
 LAGS = (1, 2)
 RIDGES = (1e-8, 1e-2)  # in variances of a mode
 MEMBERS = 8  # that judge a candidate
@@ -82,8 +83,8 @@ def fit_propagator(series: Sequence[np.ndarray], modes: int, lags: int, ridge: f
     deviation = np.sqrt(np.concatenate(list(series))[:, :modes].var(0))
     weight = np.diag(ridge * count * np.tile(deviation, lags) ** 2)
     step = np.linalg.solve(before.T @ before + weight, before.T @ after)
-    left = after - before @ step
-    values, vectors = np.linalg.eigh(left.T @ left / (count - unknowns))
+    left = after.T @ after - step.T @ (before.T @ before) @ step
+    values, vectors = np.linalg.eigh(left / (count - unknowns))
     factor = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
     radius = float(abs(np.linalg.eigvals(companion(step))).max())
     if radius > 1:
@@ -140,7 +141,7 @@ class LinearInverse(Reference):
         rng, lead = numpy_generator(0, "judge"), future.shape[1]
         noise = np.zeros((*members.shape[:3], model.modes))
         if cls.noisy:
-            noise = rng.standard_normal(noise.shape)
+            noise[...] = rng.standard_normal(noise.shape)
             longest = [s for s in known if len(s) >= lead]
             for case, member in np.ndindex(*members.shape[:2]) if longest else ():
                 run = longest[rng.integers(len(longest))]
@@ -155,26 +156,25 @@ class LinearInverse(Reference):
     ) -> np.ndarray:
         self.require_context(context)
         past = self.pod.project(context[:, -self.needs :], self.walls(cases)[:, None])
-        noise = np.zeros((len(cases), len(members), lead, self.model.modes))
-        windows: dict[tuple[int, int], tuple[int, int]] = {}
-        for i, j in np.ndindex(*noise.shape[:2]) if self.noisy else ():
-            rng = numpy_generator(seed, self.method, *cases[i], members[j])
-            noise[i, j] = rng.standard_normal(noise.shape[2:])
-            windows[i, j] = self._window(rng, lead)
-        rolled = self.model.roll(past, noise)
         drawn = np.empty((len(cases), len(members), lead, *self.frame_shape), dtype=np.float32)
-        for i, j in np.ndindex(*noise.shape[:2]):
-            drawn[i, j] = self.pod.frames(rolled[i, j], self._rest(*windows[i, j], lead) if self.noisy else 0.0)
+        for i, case in enumerate(cases):
+            noise = np.zeros((1, len(members), lead, self.model.modes))
+            rest: np.ndarray | None = None
+            if self.noisy:
+                streams = [numpy_generator(seed, self.method, *case, member) for member in members]
+                noise[0] = np.stack([rng.standard_normal(noise.shape[2:]) for rng in streams])
+                rest = np.stack([self._window(rng, lead) for rng in streams])
+            rolled = self.model.roll(past[i : i + 1], noise)[0].astype(np.float32)
+            drawn[i] = self.pod.frames(rolled, rest)
         return drawn
 
-    def _window(self, rng: np.random.Generator, lead: int) -> tuple[int, int]:
+    def _window(self, rng: np.random.Generator, lead: int) -> np.ndarray:
+        """Anomalies (lead, channel * y * x) of a random piece of a training run."""
         starts = self.data.frames.times - lead + 1
         if starts < 1:
             raise DataError(f"{self.method} of lead {lead} needs training runs as long")
-        return self.data.runs[rng.integers(len(self.data.runs))], int(rng.integers(starts))
-
-    def _rest(self, run: int, start: int, lead: int) -> np.ndarray:
-        return self.pod.rest(self.data.read(run, start, start + lead), self.solid[run], self.model.modes)
+        run, start = self.data.runs[rng.integers(len(self.data.runs))], int(rng.integers(starts))
+        return self.pod.climate.anomalies(self.data.read(run, start, start + lead), self.solid[run])
 
 
 class DynamicModes(LinearInverse):

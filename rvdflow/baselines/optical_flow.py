@@ -20,6 +20,7 @@ BLURS = (4.0, 2.0, 1.0, 0.0)  # widths of the images' blur, pixels
 ROUNDS = 4  # linearisations at each
 TRUST = 0.05  # weight of the neighbourhood's estimate, in mean gradient energies
 NEIGHBOURHOOD = 3.0  # its width, in windows
+FAINT = 1e-6  # gradient energy that counts for nothing, in variances of the image per square pixel
 
 
 @lru_cache(maxsize=64)
@@ -105,9 +106,9 @@ def _solve(square: np.ndarray, cross: np.ndarray, moved: np.ndarray, window: flo
     """The change of `moved` that fits best, drawn towards the neighbourhood's mean where little is seen."""
     yy, yx, xx = square
     energy = yy + xx
-    trust = TRUST * energy.mean((-2, -1), keepdims=True) + 1e-30
+    trust = TRUST * energy.mean((-2, -1), keepdims=True) + FAINT
     width = NEIGHBOURHOOD * window
-    around = _mean(moved, energy[:, None] + 1e-30, width) - moved
+    around = _mean(moved, energy[:, None] + FAINT, width) - moved
     yy, xx = yy + trust, xx + trust
     by, bx = cross[0] + trust * around[:, 0], cross[1] + trust * around[:, 1]
     determinant = yy * xx - yx**2

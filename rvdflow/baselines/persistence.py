@@ -20,3 +20,6 @@ class Persistence(Forecaster):
     ) -> np.ndarray:
         last = context[:, -1].astype(np.float32, copy=False)
         return np.broadcast_to(last[:, None, None], (len(cases), len(members), lead, *last.shape[1:])).copy()
+
+    def stamp(self) -> dict[str, str]:
+        return {"fitted_on": "nothing"}

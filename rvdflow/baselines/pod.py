@@ -67,15 +67,15 @@ class Pod:
         """Coefficients (..., mode) of frames (..., channel, y, x)."""
         return self.climate.anomalies(frames, solid) @ self.modes.T
 
-    def frames(self, coefficients: np.ndarray, rest: np.ndarray | float = 0.0) -> np.ndarray:
-        """Frames (..., channel, y, x) float32 of coefficients of the first modes (..., mode), plus anomalies `rest`."""
-        some = coefficients.astype(np.float32) @ self.modes[: coefficients.shape[-1]]
-        return self.climate.frames(some + rest)
+    def frames(self, coefficients: np.ndarray, rest: np.ndarray | None = None) -> np.ndarray:
+        """Frames (..., channel, y, x) float32 of the coefficients of the first modes (..., mode).
 
-    def rest(self, frames: np.ndarray, solid: np.ndarray, modes: int) -> np.ndarray:
-        """Anomalies of frames without their part in the first `modes`: (..., channel * y * x)."""
-        away = self.climate.anomalies(frames, solid)
-        return away - (away @ self.modes[:modes].T) @ self.modes[:modes]
+        What the other modes would add is nothing, or what they hold of the anomalies `rest` (..., channel * y * x).
+        """
+        modes = self.modes[: coefficients.shape[-1]]
+        if rest is None:
+            return self.climate.frames(coefficients.astype(np.float32) @ modes)
+        return self.climate.frames((coefficients.astype(np.float32) - rest @ modes.T) @ modes + rest)
 
     def series(self, data: Training, segments: Sequence[Segment]) -> list[np.ndarray]:
         """Coefficients (time, mode) of each segment, float64."""

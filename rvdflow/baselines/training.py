@@ -10,6 +10,7 @@ as a vector of channel x y x x numbers; cells inside an obstacle have none (0).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Training:
     """The training and validation runs of an open dataset.
 
     `context` and `lead` are those of the forecasts to come: settings are chosen for them. `budget` is how many bytes
-    of frames may be kept in memory. Raises `DataError` without training runs.
+    of frames may be kept in memory. `runs` raises `DataError` where there are no training runs.
     """
 
     def __init__(
@@ -50,13 +51,26 @@ class Training:
         budget: int | None = None,
     ):
         self.frames = Frames(dataset, variables or frame_variables(dataset))
-        self.runs = split_trajectories(dataset, "train")
-        names = np.asarray(dataset["split"].values).astype(str)
-        self.validation = [int(k) for k in np.flatnonzero(names == "validation")]
         self.context, self.lead = context, lead
-        nbytes = 4 * len(self.runs + self.validation) * self.frames.times * int(np.prod(self.frames.frame_shape))
-        self.in_memory = nbytes <= (free_memory() // 4 if budget is None else budget)
+        self._dataset, self._budget = dataset, budget
         self._kept: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def runs(self) -> list[int]:
+        """The training runs."""
+        return split_trajectories(self._dataset, "train")
+
+    @cached_property
+    def validation(self) -> list[int]:
+        """The validation runs; there may be none."""
+        names = np.asarray(self._dataset["split"].values if "split" in self._dataset.variables else []).astype(str)
+        return [int(k) for k in np.flatnonzero(names == "validation")]
+
+    @cached_property
+    def in_memory(self) -> bool:
+        runs = self._dataset.sizes["trajectory"]
+        nbytes = 4 * runs * self.frames.times * int(np.prod(self.frames.frame_shape))
+        return nbytes <= (free_memory() // 4 if self._budget is None else self._budget)
 
     @property
     def segments(self) -> list[Segment]:
