@@ -138,7 +138,7 @@ def test_energy_score_over_any_dimensions():
 
 
 def test_members_close_to_each_other_keep_their_distance():
-    """Spread 1e-6 around fields of 1e3: a Gram matrix in float64 would lose eight of the remaining digits."""
+    """Spread 1e-6 around fields of 1e3: a Gram matrix in float64 would leave no digit of their distance."""
     rng = np.random.default_rng(0)
     centre = 1e3 * rng.normal(size=(1, 30, 40))
     noise = np.round(rng.normal(size=(8, 1, 30, 40)) * 2.0**20) / 2.0**40  # a multiple of the last digit of the centre
