@@ -40,7 +40,9 @@ def open_any(path: str | Path, *, rename: Mapping[str, str] | None = None) -> xr
             data = xr.open_dataset(path, engine="netcdf4", chunks={})
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         kind = "Zarr store" if is_zarr else "netCDF file"
-        raise EvaluationError(f"{path} is not a {kind} that can be read ({str(error).splitlines()[0][:120]})") from error
+        raise EvaluationError(
+            f"{path} is not a {kind} that can be read ({str(error).splitlines()[0][:120]})"
+        ) from error
     return renamed(data, rename or {}, str(path))
 
 
@@ -53,9 +55,7 @@ def renamed(data: xr.Dataset, rename: Mapping[str, str], name: str) -> xr.Datase
     return data.rename(here)
 
 
-def conform(
-    truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset]
-) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
+def conform(truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset]) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
     """Truth and forecasts in the layout above, their times in whole frames; lazy data stay lazy."""
     truth = _aliased(truth)
     truth = truth.rename({"init_time": "time"}) if "init_time" in truth.dims and "time" not in truth.dims else truth
@@ -94,7 +94,8 @@ def _forecast(data: xr.Dataset, name: str, axis: _TimeAxis, runs: dict[Any, int]
         data = data.assign_coords(init_time=[frames[0] - 1], lead_time=frames - frames[0] + 1)
         return _whole(data, where, axis, runs)
     data = data.assign_coords(
-        init_time=axis.frames(data["init_time"].values, where), lead_time=axis.intervals(data["lead_time"].values, where)
+        init_time=axis.frames(data["init_time"].values, where),
+        lead_time=axis.intervals(data["lead_time"].values, where),
     )
     return _whole(data, where, axis, runs)
 
@@ -107,9 +108,7 @@ def _whole(data: xr.Dataset, where: str, axis: _TimeAxis, runs: dict[Any, int] |
     return _with_runs(data, runs, where)[0]
 
 
-def _with_runs(
-    data: xr.Dataset, runs: dict[Any, int] | None, where: str
-) -> tuple[xr.Dataset, dict[Any, int] | None]:
+def _with_runs(data: xr.Dataset, runs: dict[Any, int] | None, where: str) -> tuple[xr.Dataset, dict[Any, int] | None]:
     """`trajectory` as numbers, and what they are of: labels that are not numbers become those of the truth."""
     if "trajectory" not in data.dims:
         label = data["trajectory"].item() if "trajectory" in data.coords else 0  # one that was selected keeps its name
@@ -151,7 +150,9 @@ class _TimeAxis:
         if self.counted:
             return self._rounded(self._numbers(times, where), where, "time")
         if times.dtype.kind != np.asarray(self.first).dtype.kind:
-            raise EvaluationError(f"times of {where} are {times.dtype}, those of the truth {np.asarray(self.first).dtype}")
+            raise EvaluationError(
+                f"times of {where} are {times.dtype}, those of the truth {np.asarray(self.first).dtype}"
+            )
         return self._rounded((times - self.first) / self.step, where, "time")
 
     def intervals(self, leads: np.ndarray, where: str) -> np.ndarray:

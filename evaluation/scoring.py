@@ -19,6 +19,7 @@ from evaluation.pointwise import count_ranks, ensemble_scores
 from evaluation.protocols import GreyLevels
 
 NULL_CELLS = 1024  # cells per frame that the flatness band of the rank histogram is drawn from
+CLIPS = 8  # members of a case that Fréchet distances choose from; they use one at a time
 WINDOWS = (1, 3, 5, 9, 17)  # cells, of the fractions skill score
 SCALES = (1, 2, 4, 8, 16)  # cells, of the pooled CRPS
 SMALLEST = {"spectra": 8, "deterministic": 11}  # cells of the shorter side that a family needs
@@ -258,7 +259,7 @@ def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: 
     from evaluation.frechet import physics_features
 
     scale = recipe.background.deviation
-    found = {"_features": physics_features(members, portion.fluid, scale)}
+    found = {"_features": physics_features(members[:CLIPS], portion.fluid, scale)}
     return found | (
         {"_features_truth": physics_features(truth[None], portion.fluid, scale)} if portion.of_truth else {}
     )
@@ -273,7 +274,7 @@ def _fvd(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recip
     if len(truth) < FEWEST_LEADS["fvd"]:  # the remainder of a case that was cut
         return {}
     features = recipe.fvd.features
-    found = {"_fvd": features(np.where(portion.fluid, members, 0), value_range=recipe.value_range)}
+    found = {"_fvd": features(np.where(portion.fluid, members[:CLIPS], 0), value_range=recipe.value_range)}
     if portion.of_truth:
         found["_fvd_truth"] = features(np.where(portion.fluid, truth, 0)[None], value_range=recipe.value_range)
     return found

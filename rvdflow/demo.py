@@ -36,8 +36,10 @@ QUICK_SIMULATION = [
 QUICK_TRAINING = ["--steps", "20", "--set", "calibration.cases=0"]
 # Init times at which the solver's state is saved too, so that its own forecast can stand beside the others.
 MEMBERS, QUICK_MEMBERS = "16", "4"
+REFERENCES = ("persistence", "climatology", "analog", "linear-inverse")
 CASES = ["--lead", "16", "--init-times", "64,128,192,256,320"]
-QUICK_CASES = ["--lead", "8", "--init-times", "16,32,48"]
+QUICK_REFERENCES = ("persistence", "climatology", "analog", "linear-inverse")
+CASES = ["--lead", "8", "--init-times", "16,32,48"]
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ def demo(folder: Path, *, quick: bool = False, overwrite: bool = False) -> Path:
 def steps(folder: Path, quick: bool) -> list[Step]:
     """The commands of the demo, in order."""
     flow, run = folder / "flow.zarr", folder / "run"
-    methods = {"rvd": "forecast", "persistence": "persistence", "climatology": "climatology"}
-    forecasts = {method: folder / f"{name}.zarr" for method, name in methods.items()}
+    forecasts = {"rvd": folder / "forecast.zarr"} | {method: folder / f"{method}.zarr" for method in REFERENCES}
     perfect, cases = folder / "perfect-model.zarr", QUICK_CASES if quick else CASES
     members = QUICK_MEMBERS if quick else MEMBERS
     simulate = ["lbm", "simulate", "--config", str(find_config("lbm/wake_demo.toml")), "-o", str(flow)]
@@ -152,7 +153,7 @@ def _clear(folder: Path) -> None:
     """Delete what a demo makes, and nothing else."""
     import shutil
 
-    names = ("flow", "forecast", "persistence", "climatology", "perfect-model", "scores")
+    names = ("flow", "forecast", *REFERENCES, "perfect-model", "scores")
     for name in ("run", "report", *(f"{name}.zarr" for name in names)):
         if (folder / name).is_dir() and not (folder / name).is_symlink():
             shutil.rmtree(folder / name)

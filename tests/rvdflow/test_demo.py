@@ -18,7 +18,7 @@ APPS = {"lbm": lbm.cli.app, "rvdflow": rvdflow.cli.app}
 def test_the_demo_types_commands_that_exist_with_options_they_have(tmp_path, quick):
     listed = steps(tmp_path, quick)
     names = [" ".join(step.arguments[:2]) for step in listed]
-    assert names == ["lbm simulate", "rvdflow train", *["rvdflow forecast"] * 3, "lbm ensemble", "rvdflow verify"]
+    assert names == ["lbm simulate", "rvdflow train", *["rvdflow forecast"] * 5, "lbm ensemble", "rvdflow verify"]
     for step in listed:
         for option in [a for a in (*step.arguments, step.again) if a.startswith("--")]:
             shown = CliRunner().invoke(APPS[step.arguments[0]], [step.arguments[1], "--help"], terminal_width=200)
