@@ -191,8 +191,8 @@ def _probe(scores: xr.Dataset) -> str:
 def _pod(scores: xr.Dataset) -> str:
     return (
         "The flow as a sum of its most energetic patterns (POD modes, fitted on the training runs where there are any)."
-        " Left: do members give each pattern the energy it has? Right: how well is its coefficient forecast; about 0.56 "
-        "is the level of its climatological distribution, if that is Gaussian."
+        " Left: do members give each pattern the energy it has? Right: how well is its coefficient forecast; about "
+        "0.56 is the level of its climatological distribution, if that is Gaussian."
     )
 
 

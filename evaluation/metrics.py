@@ -125,8 +125,8 @@ def anomaly_correlation(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
 def peak_signal_to_noise(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     """10 log10(range^2 / mean squared error of the ensemble mean), in dB."""
     error = means["squared_error"]
-    decibels: xr.DataArray = 10 * np.log10(float(scores.attrs["data_range"]) ** 2 / error.where(error > 0))
-    return decibels
+    ratio = float(scores.attrs["data_range"]) ** 2 / error.where(error > 0)
+    return ratio.copy(data=10 * np.log10(ratio.values))
 
 
 def log_spectral_distance(means: Statistics, scores: xr.Dataset) -> xr.DataArray:

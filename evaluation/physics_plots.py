@@ -144,8 +144,8 @@ def probes(scores: xr.Dataset) -> Figure:
                 peak = float(frequency[frequency > 0][int(np.nanargmax(values))])
                 axes.axvline(peak, color=MUTED, linewidth=1, linestyle="--", zorder=1)
                 axes.annotate(
-                    f"strongest in the truth:\n{peak:.3g} per frame", (peak, 1), (4, -4), xycoords=("data", "axes fraction"),
-                    textcoords="offset points", va="top", color=MUTED, fontsize=8,
+                    f"strongest in the truth:\n{peak:.3g} per frame", (peak, 1), (4, -4),
+                    xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=MUTED, fontsize=8,
                 )  # fmt: skip
                 axes.set_ylim(max(values[values > 0].min() / 30, values.max() * 1e-7), values.max() * 20)
             axes.set_yscale("log")

@@ -1,8 +1,13 @@
-"""The skill table: metrics of methods by lead time, as text for a terminal and as HTML for the report."""
+"""The skill table: metrics of methods by lead time, as text for a terminal and as HTML for the report.
+
+Few methods: rows are leads, columns metrics of methods. Many: rows are methods, best CRPS first, columns a few leads
+and the averages over all leads, so that the table can be sorted by any of them.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -12,6 +17,8 @@ from evaluation import summary
 from evaluation.style import with_units
 
 NONE = "n/a"
+FEW = 4  # methods, with which rows are leads
+LEADS = 6  # leads shown as columns, at most, where rows are methods
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,9 @@ def _column(
 
 
 def skill_table_text(scores: xr.Dataset) -> str:
-    """The skill table for a terminal: lead, CRPS per method, CRPSS, spread/RMSE, and what the numbers are in."""
+    """The skill table for a terminal: CRPS, CRPSS, spread/RMSE, and what the numbers are in."""
+    if scores.sizes["method"] > FEW:
+        return _methods_text(scores)
     table = skill_table(scores)
     columns = [c for c in table.columns if c.group != "RMSE of the mean" and any(map(math.isfinite, c.values))]
     cells = [["", *(c.group for c in columns)], ["lead", *(c.heading for c in columns)]]
@@ -125,7 +134,9 @@ def _line(cells: list[str], width: list[int]) -> str:
 
 
 def skill_table_html(scores: xr.Dataset) -> str:
-    """The skill table as HTML; the best method of a row is marked."""
+    """The skill table as HTML; the best method is marked. Cells carry their number as `data-value`, empty for none."""
+    if scores.sizes["method"] > FEW:
+        return _methods_html(scores)
     table = skill_table(scores)
     groups: dict[str, list[Column]] = {}
     for column in table.columns:
@@ -140,7 +151,7 @@ def skill_table_html(scores: xr.Dataset) -> str:
     for i, name in enumerate(table.rows):
         pooled = ' class="pooled"' if i >= len(table.rows) - table.pooled else ""
         cells = "".join(_cells(columns, i) for columns in groups.values())
-        rows.append(f'<tr{pooled}><th scope="row">{escape(name)}</th>{cells}</tr>')
+        rows.append(f'<tr{pooled}><th scope="row" data-value="{i + 1}">{escape(name)}</th>{cells}</tr>')
     note = (
         f"CRPS (fair estimator) and RMSE in standard deviations of the truth: 1 = {table.scale}. "
         f"{NONE}: not applicable; a forecast with one member has no spread, and its CRPS is its absolute error. "
@@ -153,6 +164,13 @@ def skill_table_html(scores: xr.Dataset) -> str:
     )
 
 
+def _cell(column: Column, row: int, marks: list[str]) -> str:
+    value = column.values[row]
+    number = f"{value:.8g}" if math.isfinite(value) else ""
+    kind = f' class="{" ".join(marks)}"' if marks else ""
+    return f'<td{kind} data-value="{number}">{column.text(row)}</td>'
+
+
 def _cells(columns: list[Column], row: int) -> str:
     known = [c.values[row] for c in columns if math.isfinite(c.values[row])]
     cells = []
@@ -161,7 +179,101 @@ def _cells(columns: list[Column], row: int) -> str:
         marks = ["first"] if i == 0 else []
         marks += ["best"] if column.best == "low" and len(known) > 1 and value == min(known) else []
         marks += [] if math.isfinite(value) else ["none"]
-        cells.append(
-            f'<td class="{" ".join(marks)}">{column.text(row)}</td>' if marks else f"<td>{column.text(row)}</td>"
-        )
+        cells.append(_cell(column, row, marks))
     return "".join(cells)
+
+
+def method_table(scores: xr.Dataset) -> SkillTable:
+    """The table with methods as rows, best CRPS first: CRPS at some leads and over all, skill, reliability, errors."""
+    groups = summary.periods(scores)
+    label, every = list(groups.items())[-1]
+    scale = summary.truth_deviation(scores)
+    pooled = summary.value(scores, "crps", leads=every)
+    names = sorted(summary.names_of(scores), key=lambda n: _last(float(pooled.sel({"method": n}))))
+
+    def column(
+        group: str, heading: str, found: xr.DataArray, digits: int, best: str = "", percent: bool = False
+    ) -> Column:
+        return Column(group, heading, [float(found.sel({"method": n})) for n in names], digits, percent, best)
+
+    crps = summary.value(scores, "crps") / scale
+    leads = [int(lead) for lead in scores["lead_time"].values]
+    places = sorted(
+        {round((len(leads) - 1) * i / max(min(LEADS, len(leads)) - 1, 1)) for i in range(min(LEADS, len(leads)))}
+    )
+    columns = [column("CRPS at lead", str(leads[i]), crps.isel(lead_time=i), 3, "low") for i in places]
+    over = f"leads {label}" if len(leads) > 1 else f"lead {label}"
+    columns.append(column(over, "CRPS", pooled / scale, 3, "low"))
+    for reference in summary.references(scores):
+        skill = summary.value(scores, "crpss", reference=reference, leads=every)
+        skill = skill.where(skill["method"] != reference)
+        columns.append(column(over, f"CRPSS: {reference}", skill, 1, percent=True))
+    columns.append(column(over, "spread / RMSE", summary.value(scores, "spread_skill_ratio", leads=every), 2))
+    columns.append(column(over, "RMSE", summary.value(scores, "rmse", leads=every) / scale, 3, "low"))
+    return SkillTable(names, 0, columns, with_units(scale, scores.attrs["units"]))
+
+
+def _last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _methods_text(scores: xr.Dataset) -> str:
+    table = method_table(scores)
+    columns = [c for c in table.columns if c.heading != "RMSE" and any(map(math.isfinite, c.values))]
+    head = ["", *(c.heading.removeprefix("CRPSS: ").removeprefix("spread ") for c in columns)]
+    own = {"CRPSS": "CRPSS against", "spread": "spread"}
+    groups = ["", *(own.get(re.split("[: ]", c.heading)[0], c.group) for c in columns)]
+    above = [g if i == 0 or g != groups[i - 1] else "" for i, g in enumerate(groups)]
+    body = [[name, *(c.text(i) for c in columns)] for i, name in enumerate(table.rows)]
+    parts = [replace(c, group=g) for c, g in zip(columns, groups[1:], strict=True)]
+    width = [max(len(row[i]) for row in [head, *body]) for i in range(len(columns) + 1)]
+    for i in range(1, len(columns) + 1):
+        span = [j for j in range(i, len(columns) + 1) if groups[j] == groups[i]]
+        if above[i]:
+            width[span[-1]] += max(0, len(above[i]) - sum(width[j] + 2 for j in span) + 2)
+    lines = [_heading(above, parts, width), _line(head, width), "-" * (sum(width) + 2 * len(columns))]
+    lines += [_line(row, width) for row in body]
+    a = scores.attrs
+    lines.append(
+        f"CRPS in standard deviations of {a['variable_long_name']} (1 = {table.scale}); fair estimator; "
+        f"{count(a['cases'], 'case')}, {count(a['runs'], 'run')}"
+    )
+    return "\n".join(lines)
+
+
+def _methods_html(scores: xr.Dataset) -> str:
+    table = method_table(scores)
+    groups: dict[str, int] = {}
+    for column in table.columns:
+        groups[column.group] = groups.get(column.group, 0) + 1
+    top = "".join(f'<th class="group" colspan="{n}" scope="colgroup">{escape(g)}</th>' for g, n in groups.items())
+    first = {i for i, c in enumerate(table.columns) if i == 0 or c.group != table.columns[i - 1].group}
+    heads = "".join(
+        f'<th scope="col"{" class=first" if i in first else ""}>{escape(c.heading)}</th>'
+        for i, c in enumerate(table.columns)
+    )
+    ceilings = summary.ceilings(scores)
+    rows = []
+    for i, name in enumerate(table.rows):
+        cells = []
+        for j, column in enumerate(table.columns):
+            value = column.values[i]
+            known = [
+                v for v, n in zip(column.values, table.rows, strict=True) if math.isfinite(v) and n not in ceilings
+            ]
+            marks = ["first"] if j in first else []
+            marks += ["best"] if column.best == "low" and name not in ceilings and known and value == min(known) else []
+            marks += [] if math.isfinite(value) else ["none"]
+            cells.append(_cell(column, i, marks))
+        kind = " (ceiling)" if name in ceilings else ""
+        rows.append(f'<tr><th scope="row" data-value="{i + 1}">{escape(name + kind)}</th>{"".join(cells)}</tr>')
+    note = (
+        f"CRPS (fair estimator) and RMSE in standard deviations of the truth: 1 = {table.scale}. CRPSS: against the "
+        f"method named. {NONE}: not applicable; a forecast with one member has no spread, and its CRPS is its absolute "
+        "error. The best of each column is shaded (a ceiling apart). Leads are averaged before dividing. Every lead "
+        "and all intervals are in scores.csv."
+    )
+    return (
+        f'<div class="table" tabindex="0"><table><thead><tr><th rowspan="2" scope="col">method</th>{top}</tr>'
+        f'<tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="note">{escape(note)}</p>'
+    )

@@ -13,6 +13,8 @@ import xarray as xr
 from evaluation import summary
 from evaluation.tables import count
 
+JUDGED = 3  # judged methods that get sentences of their own
+RANKED = 3  # more methods than this are also ranked in one sentence
 FEW_RUNS = 6  # below this an interval from resampled runs is rough, and the page says so
 STAMP = (  # the first rows of the protocol, where a forecast says them; whatever else it says comes after
     *("members", "deterministic", "seed", "context", "sampler", "sampler_steps", "preset", "parameters"),
@@ -29,10 +31,17 @@ def summary_html(scores: xr.Dataset) -> str:
 
 
 def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str) -> list[str]:
-    """The same as sentences; `bold` marks what matters and `quote` escapes names."""
+    """The same as sentences; `bold` marks what matters and `quote` escapes names.
+
+    At most `JUDGED` methods get sentences of their own, those of the best CRPS; a ranking names them all.
+    """
     a = scores.attrs
-    sentences = []
-    for method in summary.candidates(scores):
+    order = ranking(scores)
+    judged = [n for n in order if n in summary.candidates(scores)][:JUDGED]
+    if len(summary.candidates(scores)) <= JUDGED:
+        judged = summary.candidates(scores)
+    sentences = [_ranking_words(scores, order, bold, quote)] if len(order) > RANKED else []
+    for method in judged:
         gains = [_gain(scores, method, r, bold, quote) for r in summary.references(scores) if r != method]
         if not gains:
             crps = float(
@@ -43,6 +52,7 @@ def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str)
                 f"The CRPS of {bold.format(quote(method))} is {deviations}; there is no reference to compare with."
             ]
         sentences += [*gains, _spread_words(scores, method, quote)]
+    sentences += [_ceiling_words(scores, n, judged, quote) for n in summary.ceilings(scores)]
     members = [
         f"{quote(str(m))} {int(n)}" for m, n in zip(scores["method"].values, scores["members"].values, strict=True)
     ]
@@ -51,6 +61,33 @@ def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str)
         f"the same for every method. Members: {', '.join(members)}. {interval_words(scores)}"
     )
     return sentences
+
+
+def ranking(scores: xr.Dataset) -> list[str]:
+    """The methods by CRPS over all leads, best first."""
+    crps = summary.value(scores, "crps", leads=scores["lead_time"].values.tolist())
+    known = {n: float(crps.sel({"method": n})) for n in summary.names_of(scores)}
+    return sorted(known, key=lambda n: known[n] if math.isfinite(known[n]) else math.inf)
+
+
+def _ranking_words(scores: xr.Dataset, order: list[str], bold: str, quote: Any) -> str:
+    crps = summary.value(scores, "crps", leads=scores["lead_time"].values.tolist()) / summary.truth_deviation(scores)
+    parts = [
+        f"{bold.format(quote(n)) if n in summary.candidates(scores) else quote(n)} {float(crps.sel({'method': n})):.3f}"
+        for n in order
+    ]
+    return f"By CRPS over all leads, in standard deviations of the truth: {', '.join(parts)}."
+
+
+def _ceiling_words(scores: xr.Dataset, name: str, judged: list[str], quote: Any) -> str:
+    leads = scores["lead_time"].values.tolist()
+    text = f"{quote(name)} is what a forecast with the true equations reaches: nothing can be expected to beat it"
+    below = [n for n in judged if n != name]
+    if below:
+        crps = summary.value(scores, "crps", leads=leads)
+        share = 100 * (1 - float(crps.sel({"method": name})) / float(crps.sel({"method": below}).min()))
+        text += f"; its CRPS is {share:.1f} % below that of the best judged method"
+    return f"{text}. {_spread_words(scores, name, quote)}"
 
 
 def _gain(scores: xr.Dataset, method: str, reference: str, bold: str, quote: Any) -> str:
@@ -84,7 +121,7 @@ def interval_words(scores: xr.Dataset) -> str:
     if runs < summary.MINIMUM_RUNS:
         return f"No intervals: they need at least {summary.MINIMUM_RUNS} runs, and there are {runs}."
     few = f" With only {runs} runs they are rough." if runs < FEW_RUNS else ""
-    return f"Intervals (95 %) come from a paired bootstrap over whole runs.{few}"
+    return f"Intervals (95 %) come from a paired bootstrap over whole runs, widened for their number.{few}"
 
 
 def lead_range(scores: xr.Dataset) -> str:
@@ -118,7 +155,7 @@ def protocol_html(scores: xr.Dataset) -> str:
         "lead times": lead_range(scores),
         "estimator": "fair CRPS (absolute error for one member); classical CRPS in the scores file",
         "reference": a["reference"] or "none",
-        "intervals": "paired bootstrap over runs, 1000 resamples, seed 0"
+        "intervals": "paired bootstrap over runs, expanded percentiles, 1000 resamples, seed 0"
         if a["runs"] >= summary.MINIMUM_RUNS
         else "none",
         "seed of the flatness band": a["seed"],
