@@ -14,7 +14,7 @@ DataArrays (`brier_score` and below) are the same for any dimensions, and take t
 Which side of a threshold t is the event is said by `tail`: "above" x > t, "below" x < t, "both" |x| > t.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +29,8 @@ from .statistics import Estimator, NanPolicy
 Tail = Literal["above", "below", "both"]
 TAILS = ("above", "below", "both")
 _MISSING = -1
+_PART = 1 << 18
+"""Values of a part that temporaries are made for."""
 
 
 def event_counts(
@@ -193,8 +195,6 @@ def brier_score(
     if estimator not in ("fair", "classical"):
         raise EvaluationError(f'unknown estimator {estimator!r}: choose "fair" or "classical"')
     (score,), members = _events(forecast, truth, threshold, tail, member_dim, nan_policy, estimator)
-    if estimator == "fair":
-        _needs_two(members)
     what = {"above": "x > t", "below": "x < t", "both": "|x| > t"}[tail]
     attrs = {"long_name": f"Brier score of {what}", "units": "1", "estimator": estimator, "members": members}
     score = score.rename("brier_score").assign_attrs(attrs)
@@ -415,6 +415,8 @@ def _events(
     members = forecast.sizes[member_dim]
     if members == 0:
         raise EvaluationError("the ensemble has no members: at least one is needed")
+    if estimator == "fair":
+        _needs_two(members)
     if forecast.chunks is not None:
         forecast = forecast.chunk({member_dim: -1})
     dtypes = [np.float64] if estimator else [np.int32, np.int8]
@@ -446,32 +448,84 @@ def _event_points(
     nan_policy: str,
     estimator: str | None,
 ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """(..., threshold) from forecast (..., member) and truth (...)."""
+    """(..., threshold) from forecast (..., member) and truth (...), part by part: temporaries stay small."""
+    if nan_policy == "raise":
+        lost = int(_incomplete(forecast, truth).sum())
+        if lost:
+            raise MissingValueError(
+                f'{lost} of {truth.size} points hold NaN: mask them, or use nan_policy="omit" or "propagate"'
+            )
+    shape = (*truth.shape, len(thresholds))
+    omit = nan_policy == "omit"
+    if estimator is None:
+        beyond, event = np.empty(shape, np.int32), np.empty(shape, np.int8)
+        for part in _parts(forecast):
+            k, o, known, present = _counted(forecast[part], truth[part], thresholds, tail)
+            beyond[part] = np.moveaxis(
+                np.where(known & (present == forecast.shape[-1]), k.astype(np.int32), _MISSING), 0, -1
+            )
+            event[part] = np.moveaxis(o, 0, -1)
+        return beyond, event
+    score = np.empty(shape)
+    for part in _parts(forecast):
+        k, o, known, present = _counted(forecast[part], truth[part], thresholds, tail)
+        score[part] = np.moveaxis(_brier(k, o, known, present, forecast.shape[-1], estimator == "fair", omit), 0, -1)
+    return score
+
+
+def _parts(forecast: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """Indices that cut an array along its first axes into parts that fit the cache (or cannot be cut)."""
+    axes, size = 0, forecast.size
+    while axes < forecast.ndim - 2 and size > _PART:
+        size //= max(forecast.shape[axes], 1)
+        axes += 1
+    return np.ndindex(forecast.shape[:axes])
+
+
+def _incomplete(forecast: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    lost = np.isnan(truth) if truth.dtype.kind == "f" else np.zeros(truth.shape, bool)
+    if forecast.dtype.kind == "f":
+        for member in np.moveaxis(forecast, -1, 0):
+            lost |= np.isnan(member)
+    return lost
+
+
+def _counted(
+    forecast: np.ndarray, truth: np.ndarray, thresholds: np.ndarray, tail: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Members beyond each threshold, the truth beyond it (threshold, ...); is there a truth, members present (...)."""
     members = np.moveaxis(forecast, -1, 0)
+    beyond, event = count_beyond(members, thresholds, tail), count_beyond(truth[None], thresholds, tail)
+    known = ~np.isnan(truth) if truth.dtype.kind == "f" else np.ones(truth.shape, bool)
     present = np.full(truth.shape, len(members))
     if forecast.dtype.kind == "f":
         for member in members:
-            present -= np.isnan(member)
-    known = ~np.isnan(truth) if truth.dtype.kind == "f" else np.ones(truth.shape, bool)
-    incomplete = ~known | (present < len(members))
-    if nan_policy == "raise" and incomplete.any():
-        raise MissingValueError(
-            f"{incomplete.sum()} of {incomplete.size} points hold NaN: mask them, "
-            'or use nan_policy="omit" or "propagate"'
-        )
-    beyond = count_beyond(members, thresholds, tail)
-    event = count_beyond(truth[None], thresholds, tail)
-    if estimator is None:
-        beyond = np.where(incomplete, _MISSING, beyond.astype(np.int32))
-        return np.moveaxis(beyond, 0, -1), np.moveaxis(event.astype(np.int8), 0, -1)
-    fewest = 2 if estimator == "fair" else 1
-    usable = known & (present >= fewest) if nan_policy == "omit" else ~incomplete & (present >= fewest)
+            lost = np.isnan(member)
+            if lost.any():
+                present -= lost
+    return beyond, event, known, present
+
+
+def _brier(
+    beyond: np.ndarray,
+    event: np.ndarray,
+    known: np.ndarray,
+    present: np.ndarray,
+    members: int,
+    fair: bool,
+    omit: bool,
+) -> np.ndarray:
+    complete = present == members
+    usable = known & (present >= 1 + fair if omit else complete)
+    if complete.all() and members > fair:  # two values for each k: a table has them all
+        k = np.arange(members + 1) / members
+        table = np.stack([k**2, (k - 1) ** 2]) - (k * (1 - k) / (members - 1) if fair else 0)
+        score = table.ravel()[beyond + np.intp(members + 1) * event]
+        return score if usable.all() else np.where(usable, score, np.nan)
     count = np.where(usable, present, np.nan)
     share = beyond / count
     score = (share - event) ** 2
-    if estimator == "fair":
-        score -= share * (1 - share) / (count - 1)
-    return np.moveaxis(score, 0, -1)
+    return score - share * (1 - share) / (count - 1) if fair else score
 
 
 def _tabulate(

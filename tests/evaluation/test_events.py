@@ -253,6 +253,20 @@ def test_counts_add_up_over_cases():
     xr.testing.assert_equal(parts.sum("case"), whole)
 
 
+@pytest.mark.parametrize("nan_policy", ["propagate", "omit"])
+def test_parts_of_a_large_array_are_scored_like_the_whole(monkeypatch, nan_policy):
+    forecast, truth = case()
+    forecast[0, 2, 1, 0, 0], truth[1, 1, 2, 2] = np.nan, np.nan
+    options = {"threshold": [0.3, 1.0], "dim": (), "nan_policy": nan_policy}
+    want = [score(forecast, truth, **options) for score in (brier_score, event_histogram)]
+    monkeypatch.setattr("evaluation.events._PART", 40)
+    for score, whole in zip((brier_score, event_histogram), want, strict=True):
+        for order in (DIMS, DIMS[::-1]):
+            got = score(forecast.transpose(*order), truth, **options)
+            dims = whole.dims if score is brier_score else whole["forecast"].dims
+            xr.testing.assert_equal(got.transpose(*dims), whole)
+
+
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_dask_and_numpy_give_the_same(score, dtype):
