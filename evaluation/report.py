@@ -18,12 +18,13 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import xarray as xr
 from PIL import Image
 
@@ -215,8 +216,25 @@ def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> 
 
 
 def _drawn(spec: FigureSpec, scores: xr.Dataset) -> Picture:
-    drawing = spec.draw(scores)
+    drawing = spec.draw(_literal_names(scores))
     return Picture(spec.name, spec.title, spec.caption(scores), png(drawing), spec.shape, vector=export.svg(drawing))
+
+
+def _literal_names(scores: xr.Dataset) -> xr.Dataset:
+    """The same scores, with names that a figure writes as they are."""
+    names = [_literal(str(m)) for m in scores["method"].values]
+    attrs = {k: _literal(v) if isinstance(v, str) else v for k, v in scores.attrs.items()}
+    return scores.assign_coords(method=np.array(names, object)).assign_attrs(attrs)
+
+
+def _literal_film(film: maps.Film) -> maps.Film:
+    method, units, variable = (_literal(text) for text in (film.method, film.units, film.variable))
+    return replace(film, method=method, units=units, variable=variable)
+
+
+def _literal(text: str) -> str:
+    """Text in which a dollar is a dollar: two of them would begin and end a formula, and a wrong one is an error."""
+    return text.replace("$", r"\$")
 
 
 def _animation(film: maps.Film, *, embedded: bool) -> Picture:
@@ -225,7 +243,7 @@ def _animation(film: maps.Film, *, embedded: bool) -> Picture:
         f"{escape(maps.film_caption(film))}. Every member is a possible future: sharp, and free to differ from "
         "the truth. The mean of the members blurs where they disagree, and the spread lights up there."
     )
-    title, data = f"{what}, lead after lead", maps.animation(film)
+    title, data = f"{what}, lead after lead", maps.animation(_literal_film(film))
     return Picture("animation", title, caption, data, "wide", "webp", embedded=embedded)
 
 
@@ -235,7 +253,7 @@ def _film(film: maps.Film) -> Picture:
         "truth and differ from each other about as much as from the truth. The obstacle is grey."
     )
     shape = "wide strip" if len(film.leads) > 3 else "wide"
-    drawing = maps.film_strip(film)
+    drawing = maps.film_strip(_literal_film(film))
     return Picture("film", "Film strip", caption, png(drawing), shape, vector=export.svg(drawing))
 
 

@@ -12,11 +12,18 @@ import xarray as xr
 from PIL import Image
 
 from evaluation import verification, viewer
-from evaluation.report import Picture, render
+from evaluation.report import Picture, render, write_report
 
-BESIDE = importlib.util.spec_from_file_location("report_browser", Path(__file__).with_name("browser.py"))
-browser = importlib.util.module_from_spec(BESIDE)
-BESIDE.loader.exec_module(browser)
+
+def beside(name: str):
+    """A module of this folder."""
+    spec = importlib.util.spec_from_file_location(f"report_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+browser = beside("browser")
 
 HOSTILE = """</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> "quoted" & 'so'"""
 MEMBERS = {"rvd": 5, "climatology": 4, "persistence": 1, HOSTILE: 3}
@@ -409,3 +416,31 @@ def test_twelve_methods_fit_a_phone(chromium, tmp_path):
     assert len(shown(page)) == 13
     page.size(375, 800, phone=True)
     assert page.value("document.documentElement.scrollWidth") == 375
+
+
+@pytest.mark.slow
+def test_a_report_of_everything_on_twelve_methods_is_light_and_fits_a_phone(chromium, tmp_path):
+    made_up = beside("synthetic_scores")
+    scores = made_up.build(made_up.TWELVE)
+    rng = np.random.default_rng(0)
+    runs, inits, leads = (scores[d].values for d in ("trajectory", "init_time", "lead_time"))
+    dims = ("trajectory", "init_time", "member", "lead_time", "y", "x")
+    coords = {"trajectory": runs, "init_time": inits, "lead_time": leads}
+    size = (len(runs), len(inits), len(leads), 32, 64)
+    noise = rng.standard_normal((12, *size), dtype=np.float32)
+    forecasts = {
+        name: xr.Dataset({"vorticity": (dims, np.stack([noise[(i + j) % 12] for j in range(members)], 2))}, coords)
+        for i, (name, (members, _)) in enumerate(made_up.TWELVE.items())
+    }
+    fields = rng.standard_normal((len(runs), inits.max() + leads.max() + 1, 32, 64), dtype=np.float32)
+    truth = xr.Dataset({"vorticity": (("trajectory", "time", "y", "x"), fields)}, {"trajectory": runs})
+    films = viewer.films(scores, truth, forecasts)
+    path = write_report(scores, tmp_path / "report", films=films)
+    assert path.stat().st_size < 8.5e6
+    page = chromium.open(path)
+    page.wait("document.getElementById('viewer').dataset.drawn")
+    assert page.value("document.querySelectorAll('figure img').length") >= 18
+    page.value("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.size(375, 800, phone=True)
+    assert page.value("document.documentElement.scrollWidth") == 375
+    assert page.complaints() == []

@@ -221,6 +221,16 @@ def test_names_from_files_are_escaped():
     assert "&lt;script&gt;" in page
 
 
+def test_dollars_in_names_are_no_formula(tmp_path):
+    name = r"cost $\frac$ of 5$"
+    truth, forecasts = case({name: (3, 0.5), "climatology": (3, 1.0)}, name=r"$\frac$")
+    scores = verify(truth, forecasts)
+    page = write_report(scores, tmp_path, films=viewer.films(scores, truth, forecasts, cases=1)).read_text()
+    assert name in page
+    assert r"\$" not in page
+    assert f"<!-- {name} -->" in (tmp_path / "figures" / "crps.svg").read_text()  # drawn in outlines, said beside them
+
+
 def test_names_in_the_data_of_the_viewer_cannot_leave_it():
     truth, forecasts = case({f"</script>{HOSTILE}": (3, 0.5), "climatology": (3, 1.0)})
     scores = verify(truth, forecasts)
