@@ -97,7 +97,7 @@ def reliability(scores: xr.Dataset, threshold: float | None = None, leads: Seque
     threshold = middle(scores["threshold"]) if threshold is None else threshold
     names = summary.ensembles(scores)
     styles = looks(summary.names_of(scores))
-    columns = min(len(names), 4 if len(names) > 6 else 3) or 1
+    columns = (len(names) or 1) if len(names) <= 4 else 3 if len(names) <= 6 else 4
     rows = max(-(-len(names) // columns), 1)
     with figure(2.75 * columns + 0.5, 2.75 * rows + 0.6) as drawing:
         grid = drawing.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)

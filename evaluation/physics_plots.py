@@ -142,9 +142,10 @@ def probes(scores: xr.Dataset) -> Figure:
             values = here["value"].values[frequency > 0]
             if np.isfinite(values).any() and values.max() > 0:
                 peak = float(frequency[frequency > 0][int(np.nanargmax(values))])
+                slower = "\n(or slower: the lowest one)" if peak == frequency[frequency > 0][0] else ""
                 axes.axvline(peak, color=MUTED, linewidth=1, linestyle="--", zorder=1)
                 axes.annotate(
-                    f"strongest in the truth:\n{peak:.3g} per frame", (peak, 1), (4, -4),
+                    f"strongest in the truth:\n{peak:.3g} per frame{slower}", (peak, 1), (4, -4),
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=MUTED, fontsize=8,
                 )  # fmt: skip
                 axes.set_ylim(max(values[values > 0].min() / 30, values.max() * 1e-7), values.max() * 20)

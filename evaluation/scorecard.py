@@ -148,7 +148,7 @@ def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure
     card = scorecard(scores, reference)
     every = _order(scores, card)
     names = _shown(scores, every)
-    columns = min(len(names), 3)
+    columns = 2 if len(names) == 4 else min(len(names), 3)
     lines = -(-len(names) // columns)
     leads, rows = card.sizes["lead"], card.sizes["score"]
     with figure(1.0 + 1.9 + columns * max(0.27 * leads + 0.35, 1.6), lines * (0.24 * rows + 0.45) + 0.75) as drawing:

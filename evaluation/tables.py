@@ -161,6 +161,7 @@ def skill_table_html(scores: xr.Dataset) -> str:
     return (
         f'<div class="table" tabindex="0"><table><thead><tr><th rowspan="2" scope="col">lead</th>{top}</tr>'
         f'<tr>{names}</tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="note">{escape(note)}</p>'
+        + distances_html(scores)
     )
 
 
@@ -181,6 +182,40 @@ def _cells(columns: list[Column], row: int) -> str:
         marks += [] if math.isfinite(value) else ["none"]
         cells.append(_cell(column, row, marks))
     return "".join(cells)
+
+
+def distances_html(scores: xr.Dataset) -> str:
+    """Fréchet distances of whole clips, one number for each method, beside what two samples of truths are apart.
+
+    "" where none was computed.
+    """
+    known = [n for n in ("fvd", "frechet_physics") if n in scores and bool(scores[n].notnull().any())]
+    if not known:
+        return ""
+    titles = {"fvd": "FVD", "frechet_physics": "Fréchet distance, physics features"}
+    heads = "".join(
+        f'<th scope="col">{titles[n]}</th><th scope="col">{"FVD" if n == "fvd" else "that"} of the truth</th>'
+        for n in known
+    )
+    rows = []
+    for name in summary.names_of(scores):
+        cells = []
+        for kind in known:
+            for key in (kind, f"{kind}_floor"):
+                found = scores[key] if key in scores else xr.DataArray(math.nan)
+                value = float(found.sel({"method": name}) if "method" in found.dims else found)
+                text, number = (f"{value:.4g}", f"{value:.8g}") if math.isfinite(value) else (NONE, "")
+                cells.append(f'<td data-value="{number}">{text}</td>')
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
+    note = (
+        "Fréchet distances compare the distributions of features of whole clips: smaller is better. Of the truth: the "
+        "distance between two samples of truths of this size, below which nothing can be told. They depend on the "
+        "number of clips and on the features: never compare them with values from elsewhere."
+    )
+    return (
+        f'<div class="table" tabindex="0"><table><thead><tr><th scope="col">method</th>{heads}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="note">{escape(note)}</p>'
+    )
 
 
 def method_table(scores: xr.Dataset) -> SkillTable:
@@ -276,4 +311,5 @@ def _methods_html(scores: xr.Dataset) -> str:
     return (
         f'<div class="table" tabindex="0"><table><thead><tr><th rowspan="2" scope="col">method</th>{top}</tr>'
         f'<tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div><p class="note">{escape(note)}</p>'
+        + distances_html(scores)
     )

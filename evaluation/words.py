@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from evaluation import summary
+from evaluation.style import with_units
 from evaluation.tables import count
 
 JUDGED = 3  # judged methods that get sentences of their own
@@ -154,7 +155,12 @@ def protocol_html(scores: xr.Dataset) -> str:
         "runs (trajectory)": ", ".join(str(t) for t in scores["trajectory"].values),
         "lead times": lead_range(scores),
         "estimator": "fair CRPS (absolute error for one member); classical CRPS in the scores file",
+        "protocol": PROTOCOLS.get(str(a.get("verification_protocol", ""))),
         "reference": a["reference"] or "none",
+        "events": _events(scores),
+        "background (climatology of the scorer)": a.get("background"),
+        "LPIPS": a.get("lpips"),
+        "FVD": a.get("fvd"),
         "intervals": "paired bootstrap over runs, expanded percentiles, 1000 resamples, seed 0"
         if a["runs"] >= summary.MINIMUM_RUNS
         else "none",
@@ -167,6 +173,21 @@ def protocol_html(scores: xr.Dataset) -> str:
         f'<div class="table" tabindex="0">{forecasts}</div><p></p>'
         f'<div class="table"><table class="stamp"><tbody>{"".join(rows)}</tbody></table></div>'
     )
+
+
+PROTOCOLS = {
+    "rvd": "rvd: values quantised once to 256 grey levels, classical CRPS in grey levels, predicted frames only; the "
+    "number of members of the paper was not published: ours is in the table above"
+}
+
+
+def _events(scores: xr.Dataset) -> str | None:
+    if "threshold" not in scores.coords:
+        return None
+    name = scores.attrs["variable_long_name"]
+    what = f"|{name}|" if int(scores.attrs.get("event_absolute", 0)) else name
+    levels = ", ".join(with_units(float(t), scores.attrs["units"]) for t in scores["threshold"].values)
+    return f"{what} above {levels}"
 
 
 def _words(key: str) -> str:
