@@ -17,7 +17,6 @@ import numpy as np
 import xarray as xr
 
 from evaluation import spectra
-from evaluation.events import roc_from_counts
 from evaluation.skill import spread_skill
 
 Statistics = xr.Dataset
@@ -79,6 +78,8 @@ def brier(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
 
 def roc_area(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     """Area below the ROC curve; counts beyond the members of a method are zero and add nothing to it."""
+    from evaluation.events import roc_from_counts  # brings compiled kernels along: not for every use of a metric
+
     return xr.apply_ufunc(
         lambda forecast, observed: roc_from_counts(forecast, observed)[2],
         means["event_forecast"],
