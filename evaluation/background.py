@@ -65,7 +65,7 @@ def background(
     runs, which = _training(truth, frames.sizes["trajectory"])
     sample = _sample(frames, runs)
     sample[:, walls.any(0)] = 0
-    fluid = ~walls.any(0)
+    fluid = np.asarray(~walls.any(0))
     if not fluid.any():
         raise EvaluationError("no cell is fluid in every run: nothing to verify")
     if not np.isfinite(sample).all():

@@ -132,7 +132,8 @@ class _TimeAxis:
     def __init__(self, truth: xr.Dataset):
         times = truth["time"].values
         self.counted = times.dtype.kind in "iu"
-        self.first, self.step = (0, 1) if self.counted else self._spacing(times)
+        spacing: tuple[Any, Any] = (0, 1) if self.counted else self._spacing(times)
+        self.first, self.step = spacing
 
     def _spacing(self, times: np.ndarray) -> tuple[Any, Any]:
         if len(times) < 2:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lbm import dataset as store
 from lbm.console import Stop, progress, say
 from lbm.errors import DataError, ResourceError, UsageError
@@ -80,6 +82,7 @@ def verify(
     )  # fmt: skip
     for name in set(networks) - planned.recipe.families:
         notes[name] = f"not computed: the forecasts of {len(planned.leads)} leads are too short for its network"
+    notes |= _strouhal(observed, len(planned.leads))
     sha256 = next((f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), "")
     notes["dataset_sha256"] = sha256
     with (
@@ -146,14 +149,14 @@ def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplet
 
 def _networks(
     lpips_weights: Path | str | None, fvd_weights: Path | str | None
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks that can be had, and what to say of each."""
     from evaluation.fvd import FvdNetwork
     from evaluation.lpips import Lpips
     from evaluation.weights import Unavailable
 
     networks: dict[str, Any] = {}
-    notes: dict[str, str] = {}
+    notes: dict[str, Any] = {}
     for name, weights, kind in (("lpips", lpips_weights, Lpips), ("fvd", fvd_weights, FvdNetwork)):
         notes[name] = "not asked for"
         if weights is None:
@@ -164,6 +167,34 @@ def _networks(
         except Unavailable as reason:
             notes[name] = str(reason)
     return networks, notes
+
+
+RESOLVED = 0.1  # of the shedding frequency: what a forecast must tell apart for a Strouhal number of its own
+
+
+def _strouhal(truth: xr.Dataset, leads: int) -> dict[str, Any]:
+    """What forecasts of so many leads can say about the Strouhal number of a simulated flow, as a sentence."""
+    try:
+        flow = json.loads(truth.attrs["config"])
+        per_frequency = flow["length"] / (flow["inflow_velocity"] * truth.attrs["frame_interval"])
+        strouhal = float(truth.attrs["strouhal"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+    if not strouhal > 0:
+        return {}
+    step = per_frequency / leads
+    found = f"The flow sheds at St {strouhal:.3f} ({strouhal / per_frequency:.3f} cycles per frame, from its lift). "
+    if step > RESOLVED * strouhal:
+        needed = int(np.ceil(per_frequency / (RESOLVED * strouhal)))
+        return {
+            "probe_strouhal": f"{found}Forecasts of {leads} frames tell frequencies {1 / leads:.3g} per frame apart, "
+            f"which is {step:.2g} in St: no Strouhal number is given for them, which would take {needed} frames.",
+            "strouhal_factor": per_frequency,
+        }
+    return {
+        "probe_strouhal": f"{found}Forecasts of {leads} frames resolve St to {step:.2g}.",
+        "strouhal_factor": per_frequency,
+    }
 
 
 @contextmanager
@@ -185,7 +216,7 @@ def _client(scheduler: str) -> Iterator[Any]:
 
 
 def _written(
-    planned: Verification, runs: Iterator[xr.Dataset], notes: dict[str, str], output: Path | str, overwrite: bool
+    planned: Verification, runs: Iterator[xr.Dataset], notes: dict[str, Any], output: Path | str, overwrite: bool
 ) -> xr.Dataset:
     """The scores, each run written as soon as it is scored; read back from the store."""
     with _create(output, planned, notes, overwrite=overwrite) as writer:
@@ -236,10 +267,11 @@ def _check_origin(opened: dict[str, xr.Dataset], truth: Path | str) -> None:
             )
 
 
-def _create(path: Path | str, planned: Verification, notes: dict[str, str], *, overwrite: bool) -> store.Writer:
+def _create(path: Path | str, planned: Verification, notes: dict[str, Any], *, overwrite: bool) -> store.Writer:
     """The store of scores that are not there yet, with what is known beforehand."""
     known = planned.template
-    sizes = {str(d): n for d, n in {**planned.sums.sizes, **known.sizes}.items()}
+    sizes: dict[str, int] = dict(planned.sums.sizes)
+    sizes |= {str(d): n for d, n in known.sizes.items()}
 
     def variable(dims: tuple[str, ...], dtype: Any, attrs: dict[str, Any], values: Any = None) -> store.Variable:
         apart = "trajectory" if "trajectory" in dims else "method"  # written run by run, or method by method
