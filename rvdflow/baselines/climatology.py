@@ -7,7 +7,7 @@ other cases draw anew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,17 @@ from rvdflow.noise import numpy_generator
 
 
 class Climatology(Forecaster):
-    """Windows of `frames`, of the trajectories `training` alone."""
+    """Windows of `frames`, of the trajectories `training` alone; `read` reads them from elsewhere, as from memory."""
 
     method = "climatology"
 
-    def __init__(self, frames: Frames, training: Sequence[int]):
-        self.frames, self.training = frames, tuple(training)
+    def __init__(
+        self,
+        frames: Frames,
+        training: Sequence[int],
+        read: Callable[[int, int, int], np.ndarray] | None = None,
+    ):
+        self.frames, self.training, self.read = frames, tuple(training), read or frames.read
         self.variables = frames.variables
 
     def stamp(self) -> dict[str, Any]:
@@ -37,7 +42,7 @@ class Climatology(Forecaster):
         for i, (trajectory, init_time) in enumerate(cases):
             windows = self.windows(trajectory, init_time, members, lead, seed)
             for j, (run, start) in enumerate(windows):
-                drawn[i, j] = self.frames.read(run, start, start + lead)
+                drawn[i, j] = self.read(run, start, start + lead)
         return drawn
 
     def windows(

@@ -58,7 +58,7 @@ class DampedPersistence(Reference):
         for i, case in enumerate(cases):
             shape = lead, len(self.innovations)
             streams = [numpy_generator(seed, self.method, *case, member) for member in members]
-            weights = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in streams])
+            weights = np.concatenate([rng.standard_normal(shape, dtype=np.float32) for rng in streams])
             noise = (weights @ self.innovations).reshape(len(members), lead, *self.frame_shape)
             away = context[i, -1] - self.climate.mean
             for k in range(lead):

@@ -21,7 +21,7 @@ from rvdflow.forecaster import Forecaster
 DRESSED = "-dressed"
 METHODS: dict[str, tuple[type[Forecaster], Callable[[Training], Forecaster]]] = {
     "persistence": (Persistence, lambda data: Persistence()),
-    "climatology": (Climatology, lambda data: Climatology(data.frames, data.runs)),
+    "climatology": (Climatology, lambda data: Climatology(data.frames, data.runs, data.read)),
     "damped-persistence": (DampedPersistence, DampedPersistence.fit),
     "linear-extrapolation": (LinearExtrapolation, lambda data: LinearExtrapolation()),
     "analog": (Analog, Analog.fit),
