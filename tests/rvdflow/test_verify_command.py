@@ -227,3 +227,61 @@ def test_json_holds_the_table_and_marks_what_does_not_apply(stores, capsys):
     assert "at every lead" in printed
     print_skill_table(scores, quiet=True)
     assert capsys.readouterr().out == ""
+
+
+def test_forecasts_from_elsewhere_are_verified_beside_ours(stores, tmp_path):
+    """A netCDF file with other names scores as the store that it was made from."""
+    import xarray as xr
+
+    ours = store.open_dataset(stores["rvd"])
+    theirs = xr.Dataset({"omega": ours["vorticity"].drop_attrs()}).rename(member="realisation", lead_time="step")
+    theirs.to_netcdf(tmp_path / "theirs.nc")
+    renamed = ["--rename", "omega=vorticity", "--rename", "realisation=member"]
+    done = command(
+        f"other={tmp_path / 'theirs.nc'}", stores["rvd"], "--truth", stores["truth"], *renamed, "--scores", "points",
+        "-o", tmp_path / "s.zarr", "--report", tmp_path / "r",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    scores = store.open_dataset(tmp_path / "s.zarr").load()
+    assert scores["method"].values.tolist() == ["other", "rvd"]
+    np.testing.assert_array_equal(scores["crps"][0], scores["crps"][1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rename", "omega"], "--rename wants names as number=member"),
+        (["--threshold", "much"], "--threshold wants numbers"),
+        (["--value-range", "1"], "--value-range wants two numbers"),
+        (["--protocol", "dvd"], "protocol 'dvd' is not known"),
+        (["--scores", "spectrum"], "family 'spectrum' is not known"),
+        (["--scheduler", "cluster"], "--scheduler cluster: wanted threads or an address"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused_in_one_line(stores, tmp_path, options, message):
+    from typer.testing import CliRunner
+
+    from rvdflow.cli import app
+
+    given = [
+        str(stores["rvd"]),
+        "--truth",
+        str(stores["truth"]),
+        "-o",
+        str(tmp_path / "s.zarr"),
+        "--report",
+        str(tmp_path / "r"),
+    ]
+    result = CliRunner().invoke(app, ["verify", *given, *options])
+    assert message in str(result.exception) or message in result.output
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_what_networks_need_is_said_in_the_scores(stores, tmp_path):
+    scores = verify(
+        [stores["rvd"]], stores["truth"], lpips_weights=tmp_path / "none.pth", quiet=True, families=["points"]
+    )
+    assert scores.attrs["lpips"].startswith("LPIPS")
+    assert "unavailable" in scores.attrs["lpips"]
+    assert scores.attrs["fvd"] == "not asked for"
+    assert "lpips" not in scores
