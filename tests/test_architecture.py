@@ -28,9 +28,12 @@ ALLOWED = {
     "lbm": {"numpy", "numba", "llvmlite", "xarray", "zarr", "numcodecs", "google_crc32c", "dask", "PIL", "matplotlib",
             "typer", "rich", "pydantic", "pydantic_core", "click", "netCDF4", "distributed"},
     "evaluation": {"numpy", "numba", "xarray", "zarr", "dask", "matplotlib", "PIL"},
-    "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "typer", "rich", "pydantic", "pydantic_core", "lbm",
+    "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "distributed", "typer", "rich", "pydantic", "pydantic_core", "lbm",
                 "evaluation", "PIL", "matplotlib"},
 }  # fmt: skip
+
+
+NETWORKS = {"lpips.py", "fvd.py", "i3d.py", "weights.py"}  # of evaluation: these alone may import torch
 
 
 def _imports(path: Path) -> set[str]:
@@ -58,6 +61,7 @@ def test_packages_import_only_what_the_architecture_allows(package):
         for path in sources
         for name in _imports(path)
         if name.split(".")[0] not in sys.stdlib_module_names | ALLOWED[package] | {package}
+        and not (package == "evaluation" and path.name in NETWORKS and name.split(".")[0] == "torch")
     }
     assert not wrong
 
