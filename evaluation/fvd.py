@@ -31,7 +31,7 @@ import xarray as xr
 from .dims import Dims, pair
 from .errors import EvaluationError
 from .frechet import SPLITS, check_clip_dims, clip_distances, clip_features
-from .lpips import to_unit
+from .lpips import grey_walls, to_unit
 from .statistics import NanPolicy
 from .weights import described, fill, find, read_tensors, sha256
 
@@ -78,11 +78,17 @@ class FvdNetwork:
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return (type(self).__name__, self.description, id(self))
 
-    def features(self, clips: np.ndarray, value_range: tuple[float, float] | None = None) -> np.ndarray:
+    def features(
+        self,
+        clips: np.ndarray,
+        value_range: tuple[float, float] | None = None,
+        fluid: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Logits (n, 400), float64, of clips (n, time, y, x[, 3]); one clip at a time, so that memory is bounded.
 
-        uint8, or other numbers with `value_range` (lowest, highest), beyond which values are clipped. A clip with a
-        value that is not finite has NaN features. EvaluationError for fewer than 10 frames.
+        uint8, or other numbers with `value_range` (lowest, highest), beyond which values are clipped. Cells outside of
+        `fluid` (y, x) are grey. A clip with a value that is not finite has NaN features. EvaluationError for fewer
+        than 10 frames.
         """
         import torch
 
@@ -95,7 +101,9 @@ class FvdNetwork:
         out = np.full((len(clips), FEATURES), np.nan)
         with torch.inference_mode():
             for row, clip in zip(out, clips, strict=True):
-                values = torch.from_numpy(np.ascontiguousarray(to_unit(clip, value_range)))
+                values = torch.from_numpy(
+                    np.ascontiguousarray(to_unit(grey_walls(clip, fluid, value_range), value_range))
+                )
                 if bool(torch.isfinite(values).all()):
                     logits = self._network(prepared(values.to(self.device)))
                     if tuple(logits.shape) != (1, FEATURES):
@@ -214,7 +222,4 @@ class _Extract:
         self.network, self.value_range = network, value_range
 
     def __call__(self, clips: np.ndarray, fluid: np.ndarray, _scale: float) -> np.ndarray:
-        if self.value_range is not None and not fluid.all():
-            inside = fluid if clips.ndim == 4 else fluid[..., None]
-            clips = np.where(inside, clips, np.asarray(sum(self.value_range) / 2, clips.dtype))
-        return self.network.features(clips, self.value_range)
+        return self.network.features(clips, self.value_range, fluid)

@@ -199,14 +199,22 @@ class Lpips:
             return total.cpu().numpy()
 
     def ensemble(
-        self, members: np.ndarray, truth: np.ndarray, value_range: tuple[float, float] | None = None
+        self,
+        members: np.ndarray,
+        truth: np.ndarray,
+        value_range: tuple[float, float] | None = None,
+        fluid: np.ndarray | None = None,
     ) -> np.ndarray:
-        """LPIPS (M, lead) of members (M, lead, y, x[, 3]) against truth (lead, y, x[, 3]), memory bounded."""
+        """LPIPS (M, lead) of members (M, lead, y, x[, 3]) against truth (lead, y, x[, 3]), memory bounded.
+
+        Cells outside of `fluid` (y, x) are grey in both.
+        """
         if members.shape[1:] != truth.shape:
             raise EvaluationError(f"members have shape {members.shape}, truth {truth.shape}: they do not fit together")
         _check_frames(truth)
         for values in (members, truth):
             _check_range(values, value_range)
+        truth = grey_walls(truth, fluid, value_range)
         out = np.empty(members.shape[:2])
         side = self.enlargement(*truth.shape[1:3])
         batch = max(1, _PIXELS[self.trunk] // (truth.shape[1] * truth.shape[2] * side**2))
@@ -214,7 +222,7 @@ class Lpips:
             wanted = self.features(truth[leads], value_range)
             for row in rows:
                 frames = members[row, leads]
-                flat = frames.reshape(-1, *truth.shape[1:])
+                flat = grey_walls(frames.reshape(-1, *truth.shape[1:]), fluid, value_range)
                 out[row, leads] = self.distance(wanted, flat, value_range).reshape(frames.shape[:2])
         return out
 
@@ -227,6 +235,15 @@ def _batches(members: int, leads: int, size: int) -> Iterator[tuple[slice, list[
     else:
         for start in range(0, leads, size):
             yield slice(start, min(start + size, leads)), [slice(m, m + 1) for m in range(members)]
+
+
+def grey_walls(frames: np.ndarray, fluid: np.ndarray | None, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Frames (..., y, x) or (..., y, x, colour) with the middle of the range where `fluid` (y, x) is False."""
+    if fluid is None or fluid.all():
+        return frames
+    colour = frames.shape[-2:] != fluid.shape
+    grey = np.asarray(sum(value_range or (0, 255)) / 2, frames.dtype)
+    return np.where(fluid[..., None] if colour else fluid, frames, grey)
 
 
 def to_unit(frames: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:

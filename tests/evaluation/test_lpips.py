@@ -335,6 +335,8 @@ def test_walls_are_grey_and_other_missing_values_count(alex):
     want = lpips(forecast.where(~wall, 127.5), truth.where(~wall, 127.5), **options)
     got = lpips(forecast.where(~wall, 1e6), masked, nan_policy="omit", **options)
     xr.testing.assert_allclose(got, want, atol=EXACT)
+    plain = alex.ensemble(forecast.values[0], truth.values[0], (0, 255), fluid=~wall.values)
+    np.testing.assert_allclose(plain.mean(0), want[0], atol=EXACT)
     assert np.isnan(lpips(forecast, masked, **options)).all()
     with pytest.raises(MissingValueError):
         lpips(forecast, masked, nan_policy="raise", **options)
