@@ -30,7 +30,7 @@ STRETCHES = 5  # fewer make no error estimate
 SAMPLES = 4  # in a period, at least
 CAUTION = 1.0  # standard deviations of c_1 that it must lie below 0 before measurement error explains the scatter
 FLOOR = 1e-3  # cycles in a record, the error that is left where there is no noise
-SHARE = 0.35  # of the variance, that a shedding signal has within a quarter of its peak frequency
+SHARE = 0.45  # of the variance, that a shedding signal has within a quarter of its peak frequency
 
 
 def frequencies(length: int) -> np.ndarray:
