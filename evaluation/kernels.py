@@ -66,9 +66,9 @@ class Room(NamedTuple):
     counts: np.ndarray  # (2, lane) int32: members below and equal to the truth
     beyond: np.ndarray  # (threshold, lane) int32: members beyond the threshold
     seen: np.ndarray  # (threshold, lane) bool: the truth beyond it
-    limit: np.ndarray  # (lane), as the forecast: a threshold
-    tally: np.ndarray  # (lane) int32 or, for 8-bit values, uint8: up to 255 things counted
+    tally: np.ndarray  # (2, lane) int32 or, for 8-bit values, uint8: up to 255 things counted
     narrow: np.ndarray  # (2, lane) uint16: sums of few 8-bit values
+    bins: np.ndarray  # (4, member + 1) int32: lanes by count
 
 
 class Thresholds(NamedTuple):
@@ -271,15 +271,15 @@ def _errors_float(tile, y, error):
             error[lane] += abs(np.float64(row[lane]) - y[lane])
 
 
-def _absolute_errors(room):
-    """Exists in compiled code only, by the overload below; so do the next two."""
+def _absolute_errors(tile, level, y, error, partial):
+    """Exists in compiled code only, by the overload below."""
 
 
 @overload(_absolute_errors)
-def _absolute_errors_overload(room):
-    if isinstance(room.types[0].dtype, types.Integer):
-        return lambda room: _errors_8bit(room.tile, room.level, room.sums[1], room.narrow[0])
-    return lambda room: _errors_float(room.tile, room.sums[0], room.sums[1])
+def _absolute_errors_overload(tile, level, y, error, partial):
+    if isinstance(tile.dtype, types.Integer):
+        return lambda tile, level, y, error, partial: _errors_8bit(tile, level, error, partial)
+    return lambda tile, level, y, error, partial: _errors_float(tile, y, error)
 
 
 @_jit
@@ -337,14 +337,13 @@ def _pair_sums_8bit(tile, spread, first, second, centre, within, total):
     for m in range(pairs):
         lower, upper = tile[m], tile[members - 1 - m]
         for lane in range(len(lower)):
-            a, b = np.uint16(lower[lane]), np.uint16(upper[lane])
-            sum_of_two = np.uint16(a + b)
-            running = np.uint16(within[lane] + np.uint16(b - a))
-            within[lane] = running
-            total[lane] = np.uint16(total[lane] + sum_of_two)
-            spread[lane] = np.int32(spread[lane] + np.int32(running))
-            squares = np.int32(np.int32(np.uint16(a * a)) + np.int32(np.uint16(b * b)))
-            second[lane] = np.int32(second[lane] + squares)
+            within[lane] = np.uint16(within[lane] + np.uint16(upper[lane] - lower[lane]))
+            total[lane] = np.uint16(total[lane] + np.uint16(np.uint16(lower[lane]) + np.uint16(upper[lane])))
+        for lane in range(len(lower)):  # apart, so that each loop works in the width that it needs
+            spread[lane] = np.int32(spread[lane] + np.int32(within[lane]))
+        for lane in range(len(lower)):
+            a, b = np.int32(lower[lane]), np.int32(upper[lane])
+            second[lane] = np.int32(second[lane] + np.int32(np.int32(a * a) + np.int32(b * b)))
     weight = np.int32(members - 1 - 2 * (pairs - 1) - 2)
     for lane in range(len(spread)):
         middle = np.int32(tile[pairs, lane]) if members % 2 == 1 else np.int32(0)
@@ -353,66 +352,81 @@ def _pair_sums_8bit(tile, spread, first, second, centre, within, total):
         spread[lane] = np.int32(2 * spread[lane] + weight * np.int32(within[lane]))
 
 
-def _moments(room):
-    """Of a tile in compiled code: G, first and second moments, and the centre."""
+def _moments(tile, spread, first, second, centre, within, total):
+    """Exists in compiled code only, by the overload below."""
 
 
 @overload(_moments)
-def _moments_overload(room):
-    if isinstance(room.types[0].dtype, types.Integer):
+def _moments_overload(tile, spread, first, second, centre, within, total):
+    if isinstance(tile.dtype, types.Integer):
 
-        def moments(room):
-            sums, narrow = room.sums, room.narrow
-            if room.tile.shape[0] <= _PAIRS_16BIT:
-                _pair_sums_8bit(room.tile, sums[2], sums[3], sums[4], sums[5], narrow[0], narrow[1])
+        def moments(tile, spread, first, second, centre, within, total):
+            if tile.shape[0] <= _PAIRS_16BIT:
+                _pair_sums_8bit(tile, spread, first, second, centre, within, total)
             else:
-                _pair_sums(room.tile, sums[2], sums[3], sums[4], sums[5])
+                _pair_sums(tile, spread, first, second, centre)
 
         return moments
-    return lambda room: _pair_sums(room.tile, room.sums[2], room.sums[3], room.sums[4], room.sums[5])
+    return lambda tile, spread, first, second, centre, within, total: _pair_sums(tile, spread, first, second, centre)
 
 
 @_jit
-def _count(tile, level, kind, absolute, count, partial):
-    """Per lane: how many members are less than the level (kind 0), equal to it (1) or greater (2).
+def _rank(tile, level, below, ties, tally):
+    """Per lane: how many members are less than the truth, and how many equal it.
 
-    Up to 255 rows are counted in the type of `partial`, as narrow as the values are.
+    Up to 255 rows are counted in the type of `tally`, as narrow as the values are.
     """
-    count[:] = 0
-    one, zero = partial.dtype.type(1), partial.dtype.type(0)
+    less, equal = tally[0], tally[1]
+    one, zero = tally.dtype.type(1), tally.dtype.type(0)
+    below[:] = 0
+    ties[:] = 0
     for start in range(0, tile.shape[0], 255):
-        partial[:] = 0
+        less[:] = 0
+        equal[:] = 0
         for m in range(start, min(start + 255, tile.shape[0])):
             row = tile[m]
-            if kind == 0:
-                for lane in range(len(row)):
-                    partial[lane] += one if row[lane] < level[lane] else zero
-            elif kind == 1:
-                for lane in range(len(row)):
-                    partial[lane] += one if row[lane] == level[lane] else zero
-            elif absolute:
-                for lane in range(len(row)):
-                    partial[lane] += one if abs(row[lane]) > level[lane] else zero
-            else:
-                for lane in range(len(row)):
-                    partial[lane] += one if row[lane] > level[lane] else zero
-        for lane in range(len(count)):
-            count[lane] += np.int32(partial[lane])
+            for lane in range(len(row)):
+                less[lane] += one if row[lane] < level[lane] else zero
+                equal[lane] += one if row[lane] == level[lane] else zero
+        for lane in range(len(below)):
+            below[lane] += np.int32(less[lane])
+            ties[lane] += np.int32(equal[lane])
 
 
 @_jit
-def _find_events(room, thresholds):
-    for t in range(len(thresholds.forecast)):
-        if thresholds.always[t]:
-            room.beyond[t, :] = room.tile.shape[0]
-            room.seen[t, :] = True
+def _beyond(tile, threshold, absolute, count, tally):
+    """Per lane: how many members are beyond the threshold."""
+    one, zero = tally.dtype.type(1), tally.dtype.type(0)
+    count[:] = 0
+    for start in range(0, tile.shape[0], 255):
+        stop = min(start + 255, tile.shape[0])
+        tally[:] = 0
+        if absolute:
+            for m in range(start, stop):
+                row = tile[m]
+                for lane in range(len(row)):
+                    tally[lane] += one if abs(row[lane]) > threshold else zero
         else:
-            room.limit[:] = thresholds.forecast[t]
-            _count(room.tile, room.limit, 2, thresholds.absolute, room.beyond[t], room.tally)
-            threshold, seen = thresholds.truth[t], room.seen[t]
-            for lane in range(len(seen)):
-                y = room.level[lane]
-                seen[lane] = (abs(y) if thresholds.absolute else y) > threshold
+            for m in range(start, stop):
+                row = tile[m]
+                for lane in range(len(row)):
+                    tally[lane] += one if row[lane] > threshold else zero
+        for lane in range(len(count)):
+            count[lane] += np.int32(tally[lane])
+
+
+@_jit
+def _find_events(tile, level, tally, below, above, always, absolute, beyond, seen):
+    """Per threshold and lane: how many members are beyond it, and whether the truth is."""
+    for t in range(len(below)):
+        if always[t]:
+            beyond[t, :] = tile.shape[0]
+            seen[t, :] = True
+        else:
+            _beyond(tile, below[t], absolute, beyond[t], tally)
+            row, threshold = seen[t], above[t]
+            for lane in range(len(row)):
+                row[lane] = (abs(level[lane]) if absolute else level[lane]) > threshold
 
 
 @_jit
@@ -512,34 +526,30 @@ def _write_brier(beyond, seen, members, penalty, out):
 
 
 @_jit
-def _write_tile(room, at, end, out):
+def _write_tile(members, sums, counts, beyond, seen, at, end, floats, rows, integers, integer_rows):
     """Write the statistics of the lanes of a tile to columns at..end."""
-    floats, rows, integers, integer_rows = out
-    y, absolute, spread, first, second = room.sums[0], room.sums[1], room.sums[2], room.sums[3], room.sums[4]
-    members = room.tile.shape[0]
-    centre, share = room.sums[5], 1.0 / members
-    unbiased = 1.0 / (members - 1) if members > 1 else np.nan
+    share, unbiased = 1.0 / members, 1.0 / (members - 1) if members > 1 else np.nan
     if rows[CRPS] >= 0:
-        _write_crps(absolute, spread, share, share * share, floats[rows[CRPS], at:end])
+        _write_crps(sums[1], sums[2], share, share * share, floats[rows[CRPS], at:end])
     if rows[CRPS_FAIR] >= 0:
-        _write_crps(absolute, spread, share, share * unbiased, floats[rows[CRPS_FAIR], at:end])
+        _write_crps(sums[1], sums[2], share, share * unbiased, floats[rows[CRPS_FAIR], at:end])
     if rows[VARIANCE] >= 0:
-        _write_variance(first, second, members, floats[rows[VARIANCE], at:end])
+        _write_variance(sums[3], sums[4], members, floats[rows[VARIANCE], at:end])
     for k in (BIAS, SQUARED_ERROR, ABSOLUTE_ERROR):
         if rows[k] >= 0:
-            _write_mean_error(centre, y, first, members, k, floats[rows[k], at:end])
+            _write_mean_error(sums[5], sums[0], sums[3], members, k, floats[rows[k], at:end])
     if integer_rows[RANK] >= 0:
-        integers[integer_rows[RANK], at:end] = room.counts[0, : end - at]
-        integers[integer_rows[TIES], at:end] = room.counts[1, : end - at]
+        integers[integer_rows[RANK], at:end] = counts[0, : end - at]
+        integers[integer_rows[TIES], at:end] = counts[1, : end - at]
     if integer_rows[PRESENT] >= 0:
         integers[integer_rows[PRESENT], at:end] = members
-    for t in range(len(room.beyond)):
+    for t in range(len(beyond)):
         if integer_rows[EXCEEDING] >= 0:
-            integers[integer_rows[EXCEEDING] + t, at:end] = room.beyond[t, : end - at]
+            integers[integer_rows[EXCEEDING] + t, at:end] = beyond[t, : end - at]
         if rows[BRIER] >= 0:
-            _write_brier(room.beyond[t], room.seen[t], members, 0.0, floats[rows[BRIER] + t, at:end])
+            _write_brier(beyond[t], seen[t], members, 0.0, floats[rows[BRIER] + t, at:end])
         if rows[BRIER_FAIR] >= 0:
-            _write_brier(room.beyond[t], room.seen[t], members, unbiased, floats[rows[BRIER_FAIR] + t, at:end])
+            _write_brier(beyond[t], seen[t], members, unbiased, floats[rows[BRIER_FAIR] + t, at:end])
 
 
 @_reassociated
@@ -559,98 +569,90 @@ def _weighted_sum(values, weights):
 
 
 @_jit
-def _add_finite(floats, at, share, weighted, group, step, sums):
+def _add_finite(floats, at, share, weighted, group, step, totals, norms):
     """Add lanes without NaN or infinity to their groups: all to one, or each to the next."""
+    width = len(share)
     if step == 0:
-        norm = _sum(share) if weighted else float(len(share))
+        norm = _sum(share) if weighted else float(width)
         for row in range(len(floats)):
-            values = floats[row, at : at + len(share)]
-            sums.totals[row, group] += _weighted_sum(values, share) if weighted else _sum(values)
-            sums.norms[row, group] += norm
+            values = floats[row, at : at + width]
+            totals[row, group] += _weighted_sum(values, share) if weighted else _sum(values)
+            norms[row, group] += norm
         return
     for row in range(len(floats)):
-        values = floats[row, at : at + len(share)]
-        totals, norms = sums.totals[row, group : group + len(share)], sums.norms[row, group : group + len(share)]
-        for i in range(len(share)):
-            totals[i] += share[i] * values[i]
-            norms[i] += share[i]
+        values = floats[row, at : at + width]
+        total, norm_row = totals[row, group : group + width], norms[row, group : group + width]
+        for i in range(width):
+            total[i] += share[i] * values[i]
+            norm_row[i] += share[i]
 
 
 @_jit
-def _add_any(floats, at, share, group, step, omit, sums):
+def _add_any(floats, at, share, group, step, omit, totals, norms):
     """The same where lanes may hold NaN: left out with `omit`, and always where they have no weight."""
     for i in range(len(share)):
         if share[i] > 0:
             for row in range(len(floats)):
                 value = floats[row, at + i]
                 if value == value or not omit:
-                    sums.totals[row, group + step * i] += share[i] * value
-                    sums.norms[row, group + step * i] += share[i]
+                    totals[row, group + step * i] += share[i] * value
+                    norms[row, group + step * i] += share[i]
 
 
 @_jit
-def _add_counts(room, absolute, at, share, group, step, sums):
+def _add_rank(histogram, below, ties, weight):
+    """One point; a tie of t members is shared among t + 1 places."""
+    part = weight / (ties + 1)
+    for place in range(below, below + ties + 1):
+        histogram[place] += part
+
+
+@_jit
+def _count_any(absolute, counts, beyond, seen, at, share, group, step, missing, histogram, events):
     """Count ranks and events of the lanes from `at` on that have all of their members and a weight."""
-    below, ties, missing = room.counts[0], room.counts[1], sums.missing
     for i in range(len(share)):
-        if share[i] > 0 and absolute[at + i] != absolute[at + i]:
-            missing[group + step * i] += 1
-    if sums.histogram.shape[0] > 0:
-        histogram = sums.histogram
-        for i in range(len(share)):
-            lane, g = at + i, group + step * i
-            if share[i] > 0 and absolute[lane] == absolute[lane]:
-                part = share[i] if ties[lane] == 0 else share[i] / (ties[lane] + 1)
-                for place in range(below[lane], below[lane] + ties[lane] + 1):
-                    histogram[g, place] += part
-    for t in range(len(room.beyond)):
-        everything, those_seen, beyond, seen = sums.events[0, t], sums.events[1, t], room.beyond[t], room.seen[t]
-        for i in range(len(share)):
-            lane, g = at + i, group + step * i
-            if share[i] > 0 and absolute[lane] == absolute[lane]:
-                everything[g, beyond[lane]] += share[i]
-                those_seen[g, beyond[lane]] += share[i] if seen[lane] else 0.0
+        lane, g = at + i, group + step * i
+        if share[i] > 0:
+            if absolute[lane] != absolute[lane]:
+                missing[g] += 1
+                continue
+            if len(histogram) > 0:
+                _add_rank(histogram[g], counts[0, lane], counts[1, lane], share[i])
+            for t in range(len(beyond)):
+                k = beyond[t, lane]
+                events[0, t, g, k] += share[i]
+                if seen[t, lane]:
+                    events[1, t, g, k] += share[i]
 
 
 @_jit
-def _average_tile(room, base, end, finite, omit, out, groups, sums, share):
-    """Add the statistics of points base..end, in columns 0.. of `out`, to their groups."""
-    n, weighted = base, len(groups.weights) > 0
-    while n < end:
-        run, j = divmod(n, groups.run)
-        width, at = min(end - n, groups.run - j), n - base
-        group = groups.first[run] + groups.step * j - sums.offset
-        if weighted:
-            first = groups.weight_first[run] + groups.weight_step * j
-            for i in range(width):
-                share[i] = groups.weights[first + groups.weight_step * i]
-        if finite:
-            _add_finite(out.floats, at, share[:width], weighted, group, groups.step, sums)
+def _count_ranks(below, ties, bins, histogram):
+    """Count lanes of weight 1; those with few ties in integers, bins[ties, below], and shared out at the end."""
+    bins[:] = 0
+    most = 0
+    for lane in range(len(below)):
+        if ties[lane] < len(bins):
+            bins[np.uint32(ties[lane]), np.uint32(below[lane])] += np.int32(1)
+            most |= ties[lane]
         else:
-            _add_any(out.floats, at, share[:width], group, groups.step, omit, sums)
-        if not finite or sums.histogram.shape[0] > 0 or room.beyond.shape[0] > 0:
-            _add_counts(room, room.sums[1], at, share[:width], group, groups.step, sums)
-        n += width
+            _add_rank(histogram, below[lane], ties[lane], 1.0)
+    for t in range(min(most + 1, len(bins))):
+        row, part = bins[t], 1.0 / (t + 1)
+        for place in range(t + 1):
+            shifted = histogram[place:]
+            for k in range(len(shifted)):
+                shifted[k] += part * row[k]
 
 
 @_jit
-def _score_tile(room, low, high, thresholds, out):
-    """Everything that `out` asks for, of the members and truths of a tile, as sums over its members."""
-    rows, integer_rows = out.rows, out.integer_rows
-    crps = rows[CRPS] >= 0 or rows[CRPS_FAIR] >= 0
-    moments = rows[VARIANCE] >= 0 or rows[BIAS] >= 0 or rows[SQUARED_ERROR] >= 0 or rows[ABSOLUTE_ERROR] >= 0
-    _absolute_errors(room)
-    if integer_rows[RANK] >= 0:
-        _count(room.tile, room.level, 0, False, room.counts[0], room.tally)
-        _count(room.tile, room.level, 1, False, room.counts[1], room.tally)
-    if len(thresholds.forecast) > 0:
-        _find_events(room, thresholds)
-    if crps:
-        _sort(room.tile, low, high)
-    if moments:
-        _moments(room)
-    elif crps:
-        _half_gini(room.tile, room.sums[2])
+def _count_events(beyond, seen, bins, everything, those_seen):
+    """The same, by the number of members beyond a threshold."""
+    bins[:2] = 0
+    for lane in range(len(beyond)):
+        bins[np.uint32(seen[lane]), np.uint32(beyond[lane])] += np.int32(1)
+    for k in range(len(everything)):
+        everything[k] += bins[0, k] + bins[1, k]
+        those_seen[k] += bins[1, k]
 
 
 def _score(forecast, truth, low, high, omit, start, stop, room, thresholds, out, groups, sums):
@@ -659,24 +661,64 @@ def _score(forecast, truth, low, high, omit, start, stop, room, thresholds, out,
     forecast (outer, member, inner) and truth (outer * inner) are contiguous. A point with a NaN gets NaN (rank: -1),
     or with `omit` what its remaining members give.
     """
-    scratch, share = np.empty(forecast.shape[1], np.float64), np.ones(LANES)
-    y, absolute = room.sums[0], room.sums[1]
+    # tuples are taken apart once: handing one on counts references to all of its arrays, for every tile
+    tile, level, work, counts, beyond, seen, tally, narrow, bins = room
+    limits_forecast, limits_truth, always, size = thresholds
+    floats, rows, integers, integer_rows = out
+    run, firsts, step, weight_firsts, weight_step, weights = groups
+    offset, totals, norms, missing, histogram, events = sums
+    y, absolute, members, weighted = work[0], work[1], forecast.shape[1], len(weights) > 0
+    crps = rows[CRPS] >= 0 or rows[CRPS_FAIR] >= 0
+    moments = rows[VARIANCE] >= 0 or rows[BIAS] >= 0 or rows[SQUARED_ERROR] >= 0 or rows[ABSOLUTE_ERROR] >= 0
+    ranks = integer_rows[RANK] >= 0
+    scratch, shares = np.empty(members, np.float64), np.ones(LANES)
     incomplete = 0
     for base in range(start, stop, LANES):
         end = min(base + LANES, stop)
-        at = 0 if groups.run > 0 else base
-        _load(forecast, room.tile, base, end - base)
-        _load_truth(truth[base:end], room.level, y)
-        _score_tile(room, low, high, thresholds, out)
-        _write_tile(room, at, at + end - base, out)
+        at = 0 if run > 0 else base
+        _load(forecast, tile, base, end - base)
+        _load_truth(truth[base:end], level, y)
+        _absolute_errors(tile, level, y, absolute, narrow[0])
+        if ranks:
+            _rank(tile, level, counts[0], counts[1], tally)
+        if len(limits_forecast) > 0:
+            _find_events(tile, level, tally[0], limits_forecast, limits_truth, always, size, beyond, seen)
+        if crps:
+            _sort(tile, low, high)
+        if moments:
+            _moments(tile, work[2], work[3], work[4], work[5], narrow[0], narrow[1])
+        elif crps:
+            _half_gini(tile, work[2])
+        _write_tile(members, work, counts, beyond, seen, at, at + end - base, floats, rows, integers, integer_rows)
         finite = _finite(absolute[: end - base])
         if not finite:
             for lane in range(end - base):
                 if absolute[lane] != absolute[lane]:
                     incomplete += 1
                     _score_incomplete(forecast, y[lane], base + lane, at + lane, omit, scratch, thresholds, out)
-        if groups.run > 0:
-            _average_tile(room, base, end, finite, omit, out, groups, sums, share)
+        n = base if run > 0 else end
+        while n < end:  # a stretch of the tile in one run of a group
+            r, j = divmod(n, run)
+            width, lane = min(end - n, run - j), n - base
+            group = firsts[r] + step * j - offset
+            share = shares[:width]
+            if weighted:
+                first = weight_firsts[r] + weight_step * j
+                for i in range(width):
+                    share[i] = weights[first + weight_step * i]
+            if finite:
+                _add_finite(floats, lane, share, weighted, group, step, totals, norms)
+            else:
+                _add_any(floats, lane, share, group, step, omit, totals, norms)
+            if not finite or weighted or step > 0:
+                _count_any(absolute, counts, beyond, seen, lane, share, group, step, missing, histogram, events)
+            else:
+                if len(histogram) > 0:
+                    _count_ranks(counts[0, lane : lane + width], counts[1, lane : lane + width], bins, histogram[group])
+                for t in range(len(beyond)):
+                    stretch = slice(lane, lane + width)
+                    _count_events(beyond[t, stretch], seen[t, stretch], bins, events[0, t, group], events[1, t, group])
+            n += width
     return incomplete
 
 

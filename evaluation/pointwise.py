@@ -30,7 +30,7 @@ and the number of members beyond (int32; -1 at a NaN)."""
 
 INTEGER_NAMES = ("rank", "ties", "present", "exceeding")
 POLICIES = ("propagate", "omit", "raise")
-_POINTS_PER_TASK = 1 << 15
+_POINTS_PER_TASK = 1 << 16
 _COLUMNS = 1 << 11  # points of a map that one thread adds up over all others: none is shared between threads
 _SMALL = 1 << 18
 
@@ -267,9 +267,9 @@ def _room(job: _Job) -> "kernels.Room":
         np.zeros((2, lanes), np.int32),
         np.zeros((limits, lanes), np.int32),
         np.zeros((limits, lanes), bool),
-        np.zeros(lanes, job.forecast.dtype),
-        np.zeros(lanes, np.uint8 if exact else np.int32),
+        np.zeros((2, lanes), np.uint8 if exact else np.int32),
         np.zeros((2, lanes), np.uint16),
+        np.zeros((4, members + 1), np.int32),
     )
 
 
