@@ -153,7 +153,7 @@ class Lpips:
         if not tensors:
             raise EvaluationError(f"{file} holds no {title} trunk: wanted torchvision's {name}, with features.0.weight")
         for stage in stages:
-            fill(stage, tensors, file, f"{title} trunk")
+            fill(stage, tensors, file, f"{title} trunk", "features.")
         digest = sha256(file)
         line = f"{title}: {described(file, digest, name.split('-')[-1][:8])}; heads v0.1: {heads_line}"
         return cls(stages, heads, trunk=trunk, description=line, device=device, smallest=smallest)

@@ -79,10 +79,12 @@ def read_tensors(path: Path, what: str) -> dict[str, torch.Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
 
 
-def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, what: str) -> None:
+def fill(
+    network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, what: str, prefix: str = ""
+) -> None:
     """Copy tensors into the network of the same names and shapes; further tensors are ignored.
 
-    EvaluationError names the first that is missing, has another shape or is not finite.
+    EvaluationError names the first that is missing, has another shape or is not finite, with `prefix` before it.
     """
     import torch
 
@@ -91,12 +93,12 @@ def fill(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Pa
         if name.endswith("num_batches_tracked"):
             continue
         if name not in tensors:
-            have = ", ".join(list(tensors)[:3])
-            raise EvaluationError(f"{path} holds no {what}: {name} is missing (it holds {have}, ...)")
+            have = ", ".join(prefix + n for n in list(tensors)[:3])
+            raise EvaluationError(f"{path} holds no {what}: {prefix}{name} is missing (it holds {have}, ...)")
         if tensors[name].shape != own.shape:
             got, wanted = tuple(tensors[name].shape), tuple(own.shape)
-            raise EvaluationError(f"{path} holds no {what}: {name} has shape {got}, wanted {wanted}")
+            raise EvaluationError(f"{path} holds no {what}: {prefix}{name} has shape {got}, wanted {wanted}")
         if not bool(torch.isfinite(tensors[name]).all()):
-            raise EvaluationError(f"{path} is damaged: {name} holds values that are not finite")
+            raise EvaluationError(f"{path} is damaged: {prefix}{name} holds values that are not finite")
     network.load_state_dict({name: tensors.get(name, own) for name, own in state.items()})
     network.eval().requires_grad_(False)

@@ -232,8 +232,8 @@ def test_wrong_files_are_refused_in_one_line(tmp_path):
     vgg = {k: torch.zeros(1, dtype=v.dtype).expand(v.shape) for k, v in random_state("vgg").items()}
     cases = {
         "heads": ({"lin0.model.1.weight": torch.zeros(1, 64, 1, 1)}, "holds no AlexNet trunk"),
-        "vgg": (vgg, r"features|0\.weight has shape \(64, 3, 3, 3\), wanted \(64, 3, 11, 11\)"),
-        "layer": (no_layer, r"6\.bias is missing"),
+        "vgg": (vgg, r"features\.0\.weight has shape \(64, 3, 3, 3\), wanted \(64, 3, 11, 11\)"),
+        "layer": (no_layer, r"features\.6\.bias is missing"),
         "nan": (broken, "not finite"),
         "list": ([1, 2], "not the named tensors"),
         "empty": ({}, "not the named tensors"),
