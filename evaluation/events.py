@@ -29,7 +29,7 @@ from .statistics import Estimator, NanPolicy
 Tail = Literal["above", "below", "both"]
 TAILS = ("above", "below", "both")
 _MISSING = -1
-_PART = 1 << 18
+_PART = 1 << 20
 """Values of a part that temporaries are made for."""
 
 
@@ -499,10 +499,9 @@ def _counted(
     known = ~np.isnan(truth) if truth.dtype.kind == "f" else np.ones(truth.shape, bool)
     present = np.full(truth.shape, len(members))
     if forecast.dtype.kind == "f":
-        for member in members:
-            lost = np.isnan(member)
-            if lost.any():
-                present -= lost
+        lost = np.isnan(members)
+        if lost.any():
+            present -= lost.sum(0)
     return beyond, event, known, present
 
 
