@@ -40,10 +40,10 @@ FLAGS = (
 
 
 def find() -> str | None:
-    """The browser to test with: $BROWSER, else the first Chromium or Chrome on the path, else None."""
+    """The browser to test with: $BROWSER if that is of the Chromium family, else the first on the path, else None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-    for name in (os.environ.get("BROWSER"), *names):
-        if name and (found := shutil.which(name)):
+    for name in (os.environ.get("BROWSER", ""), *names):
+        if any(kind in name.lower() for kind in ("chrom", "edge")) and (found := shutil.which(name)):
             return found
     return None
 
