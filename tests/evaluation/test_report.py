@@ -221,7 +221,8 @@ def test_names_from_files_are_escaped():
     assert "&lt;script&gt;" in page
 
 
-def test_dollars_in_names_are_no_formula(tmp_path):
+def test_dollars_in_names_are_no_formula(tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluation.report.FIGURES", [f for f in figures.FIGURES if f.name == "crps"])
     name = r"cost $\frac$ of 5$"
     truth, forecasts = case({name: (3, 0.5), "climatology": (3, 1.0)}, name=r"$\frac$")
     scores = verify(truth, forecasts)
