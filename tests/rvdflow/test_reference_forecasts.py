@@ -1,6 +1,8 @@
 """What every reference forecast keeps to: fitted on training runs, a pure function of seed, case and member."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,3 +188,22 @@ def test_the_command_writes_any_of_them(flow, rvdflow_process, tmp_path):
         assert (written.attrs["method"], written.sizes["member"]) == (method, 3)
     code, _, errors = rvdflow_process("forecast", "--data", flow, "--dress", cwd=tmp_path).wait()
     assert (code, "--dress is for a deterministic --method" in errors) == (2, True)
+
+
+def test_the_example_of_the_page_runs(flow):
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "reference-forecasts.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
+    code = code.replace('"flow.zarr"', repr(str(flow))).replace("lead=16", "lead=4").replace("members=32", "members=3")
+    known: dict = {}
+    exec(code, known)
+    assert known["forecast"].sizes["member"] == 3
+    assert np.isfinite(known["forecast"]["vorticity"].values).all()
+
+
+def test_the_command_names_every_method():
+    from typer.main import get_command
+
+    from rvdflow.cli import app
+
+    (option,) = (p for p in get_command(app).commands["forecast"].params if "--method" in p.opts)
+    assert all(name in option.help for name in METHODS)
