@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation import summary
@@ -158,10 +159,7 @@ def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure
             axes.set_title(name, fontsize=10)
             axes.tick_params(length=0)
             axes.hlines(np.arange(1, rows) - 0.5, -0.5, leads - 0.5, color="#eceff1", linewidth=0.8)
-            one = card.sel({"method": name})
-            for i in range(rows):
-                for j in range(leads):
-                    _symbol(axes, one.isel(score=i, lead=j), j, i)
+            _symbols(axes, card.sel({"method": name}))
             for spine in axes.spines.values():
                 spine.set_visible(False)
         for axes in grid.ravel()[len(names) :]:
@@ -178,24 +176,18 @@ def scorecard_figure(scores: xr.Dataset, reference: str | None = None) -> Figure
     return drawing
 
 
-def _symbol(axes: Any, cell: xr.Dataset, x: int, y: int) -> None:
-    relative, sign = float(cell["relative"]), int(cell["sign"])
-    if not math.isfinite(relative):
-        axes.plot(x, y, ".", color="#cfd5da", markersize=2.5)
-        return
-    gain = relative * int(cell["better"])
-    size = 3.0 + 5.5 * min(abs(gain) / FULL, 1.0)
-    colour = {1: BETTER, -1: WORSE, 0: UNSURE}[sign]
-    face = colour if sign else "none"
-    axes.plot(
-        x,
-        y,
-        "^" if gain > 0 else "v",
-        markersize=size,
-        markerfacecolor=face,
-        markeredgecolor=colour,
-        markeredgewidth=0.9,
-    )
+def _symbols(axes: Axes, card: xr.Dataset) -> None:
+    """The triangles of one method: those of equal direction and significance are drawn together."""
+    relative, sign = (card[k].transpose("score", "lead").values for k in ("relative", "sign"))
+    gain = relative * card["better"].values[:, None]
+    y, x = np.nonzero(~np.isfinite(relative))
+    axes.scatter(x, y, s=5, color="#cfd5da", linewidths=0)
+    size = (3.0 + 5.5 * np.minimum(np.abs(np.nan_to_num(gain)) / FULL, 1.0)) ** 2
+    for kind, colour in ((1, BETTER), (-1, WORSE), (0, UNSURE)):
+        for marker, where in (("^", gain > 0), ("v", gain <= 0)):
+            y, x = np.nonzero(where & (sign == kind))
+            face = colour if kind else "none"
+            axes.scatter(x, y, s=size[y, x], marker=marker, facecolors=face, edgecolors=colour, linewidths=0.9)
 
 
 STYLE = f"""<style>
@@ -251,18 +243,21 @@ def _method_rows(scores: xr.Dataset, card: xr.Dataset, name: str, columns: int) 
         if bool(row["relative"].isnull().all()):
             cells = f'<td class="none" colspan="{columns}">n/a</td>'
         else:
-            cells = "".join(_cell(row.isel(lead=j)) for j in range(columns))
+            plain = {
+                k: row[k].values for k in ("relative", "relative_low", "relative_high", "sign", "value", "reference")
+            }
+            about = {"better": int(row["better"]), "units": str(row["units"].values)}
+            cells = "".join(_cell({k: v[j] for k, v in plain.items()} | about) for j in range(columns))
         rows.append(f'<tr><th scope="row">{escape(str(label))}</th>{cells}</tr>')
     return f"<tbody>{''.join(rows)}</tbody>"
 
 
-def _cell(cell: xr.Dataset) -> str:
+def _cell(cell: Mapping[str, Any]) -> str:
     relative, sign = float(cell["relative"]), int(cell["sign"])
     if not math.isfinite(relative):
         return '<td class="none" data-value="">n/a</td>'
     gain = relative * int(cell["better"])
-    units = str(cell["units"].values)
-    own, other = (with_units(float(cell[k]), units) for k in ("value", "reference"))
+    own, other = (with_units(float(cell[k]), cell["units"]) for k in ("value", "reference"))
     title = f"{own} against {other}"
     low, high = float(cell["relative_low"]), float(cell["relative_high"])
     title += (

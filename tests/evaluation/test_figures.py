@@ -24,7 +24,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("one", "references only")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES])
 def test_every_figure_that_applies_draws_and_has_a_caption(case):
     scores = CASES[case]()
     drawn = []
@@ -39,9 +42,8 @@ def test_every_figure_that_applies_draws_and_has_a_caption(case):
     assert len(set(NAMES)) == len(NAMES)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] if c != "two" else []) for c in CASES if c != "one"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_every_figure_can_be_laid_out(case):
     scores = CASES[case]()
     for spec in FIGURES:
@@ -50,13 +52,29 @@ def test_every_figure_can_be_laid_out(case):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_absent_families_are_left_out_and_the_rest_is_not_harmed(family):
-    scores = build(TWO, runs=1, leads=2, without=(family,))
+def test_an_absent_family_takes_its_figures_along_and_no_others(family):
+    whole, part = build(TWO, runs=1, leads=2), build(TWO, runs=1, leads=2, without=(family,))
+    gone = {spec.name for spec in FIGURES if spec.applies(whole) and not spec.applies(part)}
+    own = {
+        "events": {"reliability", "roc", "brier"},
+        "fss": {"fss"},
+        "pooled": {"pooled"},
+        "spectra": {"spectra", "coherence"},
+        "pod": {"pod"},
+        "probe": {"probe"},
+        "pdf": {"pdf"},
+    }
+    assert gone == own.get(family, set())
+    assert not set(FAMILIES[family]) & {n for m in summary.listed(part) for n in metrics.METRICS[m].uses}
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_figures_draw_where_every_other_family_is_absent(kept):
+    scores = build(TWO, runs=1, leads=2, without=tuple(FAMILIES)[kept::2])
     for spec in FIGURES:
         if spec.applies(scores):
             spec.draw(scores)
     words.summary_html(scores)
-    assert not set(FAMILIES[family]) & {n for m in summary.listed(scores) for n in metrics.METRICS[m].uses}
 
 
 def test_scores_of_the_first_version_still_make_their_figures():
@@ -104,7 +122,7 @@ def test_map_at_a_lead_is_of_the_nearest_lead():
 
 
 def test_every_axis_with_a_scale_is_labelled():
-    scores = build(runs=3, leads=3)
+    scores = build(TWO, runs=1, leads=2)
     for spec in FIGURES:
         if spec.name in ("scorecard", "crps-map", "crps-map-lead", "skill-map", "paper"):
             continue
