@@ -106,7 +106,7 @@ def main() -> None:
     scores = verify(
         open_dataset(flow), {name: open_dataset(store) for name, store in stores.items()}, families=["points"]
     )
-    report = {
+    report: dict[str, Any] = {
         "benchmark": "references", "date": datetime.date.today().isoformat(), "config": CONFIG.name,
         "cases": int(scores.attrs["cases"]), "runs": int(scores.attrs["runs"]), "members": members,
         "verify_s": round(time.perf_counter() - start, 1), "unit": "standard deviation of the truth",
