@@ -65,14 +65,21 @@ def _not_for(scores: xr.Dataset) -> str:
     return f" Not applicable to {escape(', '.join(single))}: one member has no spread." if single else ""
 
 
-def _scorecard(scores: xr.Dataset) -> str:
+def strongest(scores: xr.Dataset) -> str:
+    """The best of the known references beyond the main one: the harder comparison; "" where there is none."""
+    main = summary.main_reference(scores)
+    rest = [r for r in summary.references(scores) if summary.is_reference(r) and r not in (main, *summary.TRIVIAL)]
+    return rest[-1] if rest else ""
+
+
+def _scorecard(scores: xr.Dataset, against: str = "") -> str:
     sure = (
         "Filled: the 95 % interval of the paired bootstrap over runs excludes zero; grey and hollow: it does not. "
         "About one symbol in twenty would be filled by chance alone."
         if scores.sizes["trajectory"] >= summary.MINIMUM_RUNS
         else f"All hollow: with fewer than {summary.MINIMUM_RUNS} runs significance cannot be said."
     )
-    against = escape(summary.main_reference(scores))
+    against = escape(against or summary.main_reference(scores))
     return (
         f"Blue and up: better than {against}; red and down: worse, whichever direction is better for the score. The "
         f"size grows with the change in percent, up to 50 %. {sure} A dot: does not apply."
@@ -90,8 +97,8 @@ def _skill(scores: xr.Dataset) -> str:
     caption = (
         "The share of the reference's CRPS that is gone: 1 is a perfect forecast, below 0 the reference is better."
     )
-    rest = [r for r in summary.references(scores) if r not in summary.TRIVIAL and summary.is_reference(r)]
-    return caption + (f" {escape(rest[-1])} is the strongest of the other reference forecasts here." if rest else "")
+    best = strongest(scores)
+    return caption + (f" {escape(best)} is the strongest of the other reference forecasts here." if best else "")
 
 
 def _paper_words(scores: xr.Dataset) -> str:
@@ -225,6 +232,14 @@ def _say(text: str) -> Callable[[xr.Dataset], str]:
 
 FIGURES: list[FigureSpec] = [
     FigureSpec("scorecard", "Scorecard", _scorecard, plots.scorecard_figure, compared, "wide strip"),
+    FigureSpec(
+        "scorecard-strongest",
+        "Scorecard against the strongest reference",
+        lambda s: _scorecard(s, strongest(s)),
+        lambda s: plots.scorecard_figure(s, strongest(s)),
+        lambda s: bool(strongest(s)),
+        "wide strip",
+    ),
     FigureSpec("crps", "CRPS by lead time", _crps, plots.crps_by_lead, has("crps")),
     FigureSpec("skill", "CRPSS against the references", _skill, plots.skill_by_lead, compared),
     FigureSpec("paper", "1 / CRPS by lead time", _paper_words, plots.inverse_crps_by_lead, _paper),

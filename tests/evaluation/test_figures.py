@@ -24,7 +24,7 @@ CASES = {
 }
 
 
-SLOW = ("one", "references only")
+SLOW = ("one", "references only", "deterministic only")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES])
@@ -68,7 +68,7 @@ def test_an_absent_family_takes_its_figures_along_and_no_others(family):
     assert not set(FAMILIES[family]) & {n for m in summary.listed(part) for n in metrics.METRICS[m].uses}
 
 
-@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("kept", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_figures_draw_where_every_other_family_is_absent(kept):
     scores = build(TWO, runs=1, leads=2, without=tuple(FAMILIES)[kept::2])
     for spec in FIGURES:
@@ -83,7 +83,18 @@ def test_scores_of_the_first_version_still_make_their_figures():
     for name in ("estimator", "data_range", "lpips", "fvd", "event_absolute", "verification_protocol"):
         del scores.attrs[name]
     names = {spec.name for spec in FIGURES if spec.applies(scores)}
-    expected = {"scorecard", "crps", "skill", "spread", "ranks", "coverage", "crps-map", "crps-map-lead", "skill-map"}
+    expected = {
+        "scorecard",
+        "scorecard-strongest",
+        "crps",
+        "skill",
+        "spread",
+        "ranks",
+        "coverage",
+        "crps-map",
+        "crps-map-lead",
+        "skill-map",
+    }
     assert names == expected
     for spec in FIGURES:
         if spec.applies(scores):
@@ -124,7 +135,7 @@ def test_map_at_a_lead_is_of_the_nearest_lead():
 def test_every_axis_with_a_scale_is_labelled():
     scores = build(TWO, runs=1, leads=2)
     for spec in FIGURES:
-        if spec.name in ("scorecard", "crps-map", "crps-map-lead", "skill-map", "paper"):
+        if spec.name in ("scorecard", "scorecard-strongest", "crps-map", "crps-map-lead", "skill-map", "paper"):
             continue
         figure = spec.draw(scores)
         said = [t.get_text() for t in (figure._supxlabel, figure._supylabel) if t is not None]
