@@ -111,7 +111,7 @@ def _walls(truth: xr.Dataset, frames: xr.DataArray, mask_walls: bool) -> np.ndar
 
 def _training(truth: xr.Dataset, runs: int) -> tuple[list[int], str]:
     if "split" in truth:
-        train = np.flatnonzero(truth["split"].values.astype(str) == "train")
+        train = np.flatnonzero(truth["split"].values.astype(object) == "train")
         if len(train):
             return [int(k) for k in train], "train"
     return list(range(runs)), "all runs: the truth names no training runs"

@@ -145,9 +145,9 @@ class Lpips:
         Raises Unavailable, with a sentence on how to get it, if either is absent; EvaluationError for a file that is
         damaged or is something else (such as the heads given as the trunk).
         """
-        stages = build_trunk(trunk)
         title, name = _TITLES[trunk], FILES[trunk]
         file = find(path, [name], f"LPIPS ({title})", _HOW.format(title=title, file=name))
+        stages = build_trunk(trunk)
         heads, heads_line = read_heads(trunk)
         tensors = {k.removeprefix("features."): t for k, t in read_tensors(file, "trunk").items() if "features." in k}
         if not tensors:

@@ -266,18 +266,16 @@ def _features(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: 
 
 
 def _lpips(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
-    walled = np.where(portion.fluid, members, 0), np.where(portion.fluid, truth, 0)
-    return {"lpips": recipe.lpips.ensemble(*walled, value_range=recipe.value_range).mean(0)}
+    found = recipe.lpips.ensemble(members, truth, value_range=recipe.value_range, fluid=portion.fluid)
+    return {"lpips": found.mean(0)}
 
 
 def _fvd(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
     if len(truth) < FEWEST_LEADS["fvd"]:  # the remainder of a case that was cut
         return {}
-    features = recipe.fvd.features
-    found = {"_fvd": features(np.where(portion.fluid, members[:CLIPS], 0), value_range=recipe.value_range)}
-    if portion.of_truth:
-        found["_fvd_truth"] = features(np.where(portion.fluid, truth, 0)[None], value_range=recipe.value_range)
-    return found
+    options: dict[str, Any] = {"value_range": recipe.value_range, "fluid": portion.fluid}
+    found = {"_fvd": recipe.fvd.features(members[:CLIPS], **options)}
+    return found | ({"_fvd_truth": recipe.fvd.features(truth[None], **options)} if portion.of_truth else {})
 
 
 FAMILIES: dict[str, Callable[[np.ndarray, np.ndarray, Portion, Recipe], dict[str, np.ndarray]]] = {

@@ -33,7 +33,7 @@ import xarray as xr
 from evaluation import layout, scoring
 from evaluation.alignment import align
 from evaluation.background import Background, background
-from evaluation.conform import conform
+from evaluation.foreign import conform
 from evaluation.errors import EvaluationError
 from evaluation.pointwise import threads_available
 from evaluation.protocols import LEADS, PROTOCOLS

@@ -261,9 +261,10 @@ def verify(
         str | None, typer.Option("--scores", help="Only some families, as events,spectra; points: the CRPS alone.")
     ] = None,
     lpips_weights: Annotated[
-        str, typer.Option(help="AlexNet weights for LPIPS: a file, auto (where torchvision keeps them) or none.")
+        str, typer.Option(help="Weights for LPIPS: a file, auto (where torchvision keeps them) or none.")
     ] = "auto",
-    fvd_weights: Annotated[Path | None, typer.Option(help="Weights of the network of FVD.")] = None,
+    lpips_trunk: Annotated[str, typer.Option(help="Network of LPIPS that they are of: alex or vgg.")] = "alex",
+    fvd_weights: Annotated[Path | None, typer.Option(help="Weights of the network of FVD: a file, or auto.")] = None,
     scheduler: Annotated[str, typer.Option(help="threads, or a dask cluster as tcp://host:8786.")] = "threads",
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Score unfinished forecasts as far as they go.")
@@ -281,7 +282,8 @@ def verify(
         rename=_pairs(rename), thresholds=_numbers("--threshold", threshold), protocol=protocol,
         value_range=_two(_numbers("--value-range", value_range)),
         families=scores.split(",") if scores else None,
-        lpips_weights=None if lpips_weights == "none" else lpips_weights, fvd_weights=fvd_weights,
+        lpips_weights=None if lpips_weights == "none" else lpips_weights, lpips_trunk=lpips_trunk,
+        fvd_weights=fvd_weights,
         scheduler=scheduler, allow_incomplete=allow_incomplete, overwrite=overwrite, quiet=quiet or json,
     )  # fmt: skip
     page = report / "index.html"

@@ -39,6 +39,7 @@ def verify(
     thresholds: Sequence[float] | None = None,
     families: Sequence[str] | None = None,
     lpips_weights: Path | str | None = "auto",
+    lpips_trunk: str = "alex",
     fvd_weights: Path | str | None = None,
     rename: Mapping[str, str] | None = None,
     scheduler: str = "threads",
@@ -48,14 +49,15 @@ def verify(
 ) -> xr.Dataset:
     """Score `forecasts` against `truth`; returns the scores.
 
-    Both may be stores of this package, or netCDF files and Zarr stores from elsewhere (`evaluation.conform` says what
+    Both may be stores of this package, or netCDF files and Zarr stores from elsewhere (`evaluation.foreign` says what
     is understood; `rename` maps names of theirs to ours). Methods are named by the attribute `method` of each store,
     else by the file (with the file name where two are equal); "NAME=PATH" names one. `reference` is the method that
     skill refers to: by default climatology if it is there, else persistence, else none. `variable` must be named
     only when the stores share several and vorticity is not among them. `output` is the scores store to write, run by
     run as they are scored, and `report` the folder for the page; None writes neither. `protocol`, `value_range`,
     `thresholds`, `families` as in `evaluation.verify`. `lpips_weights` is a trunk's weight file, "auto" for the one
-    torchvision has downloaded, None for no LPIPS; `fvd_weights` that of the network of FVD. What is missing is said in
+    torchvision has downloaded, None for no LPIPS, `lpips_trunk` is alex or vgg; `fvd_weights` is that of the network of
+    FVD. What is missing is said in
     the attributes `lpips` and `fvd` of the scores. `scheduler` is "threads", or the address of a dask cluster.
     With `allow_incomplete` an unfinished forecast is scored as far as it goes; only cases that every method has are
     ever scored.
@@ -75,7 +77,7 @@ def verify(
     opened = open_forecasts(forecasts, rename=rename, allow_incomplete=allow_incomplete)
     _check_choices(opened, observed, reference, variable)
     _check_origin(opened, truth)
-    networks, notes = _networks(lpips_weights, fvd_weights)
+    networks, notes = _networks(lpips_weights, lpips_trunk, fvd_weights)
     planned = Verification(
         observed, opened, variable=variable, reference=reference, protocol=protocol, value_range=value_range,
         thresholds=thresholds, families=families, **networks,
@@ -139,7 +141,7 @@ def _named(given: Path | str) -> tuple[str, Path]:
 
 def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplete: bool) -> xr.Dataset:
     """A store of ours, checked, or anything else that xarray reads."""
-    from evaluation.conform import open_any, renamed
+    from evaluation.foreign import open_any, renamed
 
     path = Path(path)
     if path.is_file() or (path.is_dir() and not store.is_ours(path)):
@@ -148,25 +150,32 @@ def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplet
 
 
 def _networks(
-    lpips_weights: Path | str | None, fvd_weights: Path | str | None
+    lpips_weights: Path | str | None, trunk: str, fvd_weights: Path | str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks that can be had, and what to say of each."""
     from evaluation.fvd import FvdNetwork
-    from evaluation.lpips import Lpips
+    from evaluation.lpips import FILES, Lpips
     from evaluation.weights import Unavailable
 
+    if trunk not in FILES:
+        raise UsageError(f"--lpips-trunk {trunk}: wanted {' or '.join(FILES)}")
+
+    def file(given: Path | str) -> Path | None:
+        return None if str(given) == "auto" else Path(given)
+
     networks: dict[str, Any] = {}
-    notes: dict[str, Any] = {}
-    for name, weights, kind in (("lpips", lpips_weights, Lpips), ("fvd", fvd_weights, FvdNetwork)):
-        notes[name] = "not asked for"
-        if weights is None:
-            continue
-        try:
-            networks[name] = kind.load(None if weights == "auto" else weights)
-            notes[name] = networks[name].description
-        except Unavailable as reason:
-            notes[name] = str(reason)
-    return networks, notes
+    notes: dict[str, Any] = {"lpips": "not asked for", "fvd": "not asked for"}
+    try:
+        if lpips_weights is not None:
+            networks["lpips"] = Lpips.load(file(lpips_weights), trunk)  # type: ignore[arg-type]
+    except Unavailable as reason:
+        notes["lpips"] = str(reason)
+    try:
+        if fvd_weights is not None:
+            networks["fvd"] = FvdNetwork.load(file(fvd_weights))
+    except Unavailable as reason:
+        notes["fvd"] = str(reason)
+    return networks, notes | {name: network.description for name, network in networks.items()}
 
 
 RESOLVED = 0.1  # of the shedding frequency: what a forecast must tell apart for a Strouhal number of its own

@@ -110,3 +110,12 @@ def test_every_command_of_the_readme_exists():
         assert command in group.commands, line
         known = {option for parameter in group.commands[command].params for option in parameter.opts}
         assert {w for w in words if w.startswith("-")} <= known, line
+
+
+def test_no_exported_function_hides_behind_a_module_of_its_name():
+    """`import evaluation.x` binds the module to the name: a function x would be one or the other by accident."""
+    import evaluation
+
+    assert not {p.stem for p in _sources("evaluation")} & set(evaluation.__all__)
+    for name in evaluation.__all__:
+        getattr(evaluation, name)

@@ -60,7 +60,7 @@ def test_the_ten_lines_and_the_single_scores_run(folder, capsys):
 
 
 def test_the_functions_it_names_exist():
-    for name in re.findall(r"`([a-z_]+)`", re.search(r"\| family.*?\n\n", PAGE.read_text(), re.S)[0]):
+    for name in re.findall(r"`([A-Za-z_]+)`", re.search(r"\| family.*?\n\n", PAGE.read_text(), re.S)[0]):
         assert callable(getattr(evaluation, name)), name
 
 
@@ -70,4 +70,4 @@ def test_its_command_exists_with_its_options():
     from rvdflow.cli import app
 
     known = {o for p in typer.main.get_command(app).commands["verify"].params for o in p.opts}
-    assert set(re.findall(r"(--[a-z-]+)", PAGE.read_text())) <= known
+    assert set(re.findall(r"`(--[a-z-]+)", PAGE.read_text())) <= known

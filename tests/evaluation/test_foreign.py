@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evaluation.conform import conform, open_any
+from evaluation.foreign import conform, open_any
 from evaluation.errors import EvaluationError
 from evaluation.verification import verify
 
