@@ -5,12 +5,11 @@ Each block of forecast and truth gives, for the groups of points that are averag
     sums of weight times statistic, sums of weights        (what is counted: sums of weights)
 
 on the dimensions kept. Sums of blocks add up, whatever the blocks are: in a tree over dask's chunks, or one after the
-other over the chunks of a file, the next of which is read while one is scored. The division comes last.
+other over the chunks of a file. The division comes last.
 """
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,11 +195,12 @@ def _over_blocks(
     sizes = _block_sizes(forecast, member_dim)
     kept = [k for k in range(len(points)) if k not in axes]
     total = np.zeros([*(forecast.sizes[points[k]] for k in kept), size])
-    for place, arrays in _ahead(forecast, truth, points, sizes, in_memory=_in_memory(forecast)):
+    for place, arrays in _blocks(forecast, truth, points, sizes):
         pick = dict(zip(points, place, strict=True))
         if weights is not None:
             arrays = (*arrays, weights.isel({d: pick[d] for d in weights.dims}).values)
         total[tuple(place[k] for k in kept)] += block(*arrays)
+        del arrays  # before the next is read
     return total
 
 
@@ -228,15 +228,13 @@ def _without_gaps(array: np.ndarray) -> bool:
     return bool(array.flags.c_contiguous or array.transpose(order).flags.c_contiguous)
 
 
-def _ahead(
+def _blocks(
     forecast: xr.DataArray,
     truth: xr.DataArray,
     points: Sequence[Hashable],
     sizes: dict[Hashable, int],
-    *,
-    in_memory: bool,
 ) -> Iterator[tuple[tuple[slice, ...], tuple[np.ndarray, ...]]]:
-    """Blocks with their place; from a file, the next is read while one is used."""
+    """Blocks with their place, one at a time: reading ahead would cost a third block and gain little."""
     ranges = [
         [slice(a, min(a + sizes[d], forecast.sizes[d])) for a in range(0, forecast.sizes[d], sizes[d])] for d in points
     ]
@@ -246,15 +244,4 @@ def _ahead(
         pick = dict(zip(points, place, strict=True))
         return forecast.isel(pick).values, truth.isel(pick).values
 
-    if in_memory:
-        yield from ((place, load(place)) for place in places)
-        return
-    with ThreadPoolExecutor(1) as reader:
-        place = next(places, None)
-        coming = reader.submit(load, place) if place is not None else None
-        while place is not None and coming is not None:
-            arrays, here = coming.result(), place
-            place = next(places, None)
-            coming = reader.submit(load, place) if place is not None else None
-            yield here, arrays
-            del arrays
+    yield from ((place, load(place)) for place in places)

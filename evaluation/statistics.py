@@ -19,7 +19,7 @@ Common arguments:
 
 Arrays may be NumPy- or dask-backed (the result is then lazy, and no block holds more than the forecast's own chunks,
 members in one), or read from a file as they are needed (`xr.open_zarr(path, chunks=None)`: an average then takes one
-chunk of the file at a time, the next being read while it is scored). Where an average is asked for, nothing of the
+chunk of the file at a time). Where an average is asked for, nothing of the
 size of a statistic is made: each block gives its sums, and these are added up. Numbers do not depend on chunks, but
 for the last digits of an average. Results are float64, in the order of the forecast's dimensions.
 """
