@@ -49,7 +49,7 @@ def test_the_ten_lines_and_the_single_scores_run(folder, capsys):
     names: dict = {}
     exec(whole, names)
     assert "lower" in capsys.readouterr().out or (folder / "report" / "index.html").is_file()
-    gain = evaluation.metric(names["scores"], "crpss", reference="climatology")["value"].sel(method="mine")
+    gain = evaluation.metric(names["scores"], "crpss", reference="climatology")["value"].sel({"method": "mine"})
     assert (gain > 0.3).all()  # noise of half the size
     exec(single, names)
     assert names["number"].dims == ()
