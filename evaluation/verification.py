@@ -33,8 +33,8 @@ import xarray as xr
 from evaluation import layout, scoring
 from evaluation.alignment import align
 from evaluation.background import Background, background
-from evaluation.foreign import conform
 from evaluation.errors import EvaluationError
+from evaluation.foreign import conform
 from evaluation.pointwise import threads_available
 from evaluation.protocols import LEADS, PROTOCOLS
 from evaluation.scoring import Case, Portion, Recipe

@@ -38,8 +38,7 @@ QUICK_TRAINING = ["--steps", "20", "--set", "calibration.cases=0"]
 MEMBERS, QUICK_MEMBERS = "16", "4"
 REFERENCES = ("persistence", "climatology", "analog", "linear-inverse")
 CASES = ["--lead", "16", "--init-times", "64,128,192,256,320"]
-QUICK_REFERENCES = ("persistence", "climatology", "analog", "linear-inverse")
-CASES = ["--lead", "8", "--init-times", "16,32,48"]
+QUICK_CASES = ["--lead", "8", "--init-times", "16,32,48"]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from evaluation.foreign import conform, open_any
 from evaluation.errors import EvaluationError
+from evaluation.foreign import conform, open_any
 from evaluation.verification import verify
 
 RUNS, FRAMES, INITS, MEMBERS, LEADS, SHAPE = 2, 20, [4, 9], 3, 4, (5, 6)
