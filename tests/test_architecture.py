@@ -28,8 +28,8 @@ ALLOWED = {
     "lbm": {"numpy", "numba", "llvmlite", "xarray", "zarr", "numcodecs", "google_crc32c", "dask", "PIL", "matplotlib",
             "typer", "rich", "pydantic", "pydantic_core", "click", "netCDF4", "distributed"},
     "evaluation": {"numpy", "numba", "xarray", "zarr", "dask", "matplotlib", "PIL"},
-    "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "distributed", "typer", "rich", "pydantic", "pydantic_core", "lbm",
-                "evaluation", "PIL", "matplotlib"},
+    "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "distributed", "typer", "rich", "pydantic",
+                "pydantic_core", "lbm", "evaluation", "PIL", "matplotlib"},
 }  # fmt: skip
 
 
