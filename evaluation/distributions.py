@@ -22,15 +22,17 @@ def value_histogram(fields: np.ndarray, fluid: np.ndarray, edges: np.ndarray) ->
 
     Values beyond the edges count in the first and the last bin, so that fractions add up to 1.
     """
+    from .field_kernels import count_values
+
     bins = len(edges) - 1
     width = (edges[-1] - edges[0]) / bins
     if bins < 1 or not width > 0 or not np.allclose(np.diff(edges), width):
         raise EvaluationError("a histogram needs edges of bins of one width, rising")
-    out = np.empty((*fields.shape[:-2], bins))
+    out = np.zeros((*fields.shape[:-2], bins))
+    counted = np.array(fluid, bool).ravel()
     for where in np.ndindex(fields.shape[:-2]):
-        place = (fields[where][fluid] - np.float64(edges[0])) / width
-        index = np.clip(np.floor(place), 0, bins - 1).astype(np.int64)
-        out[where] = np.bincount(index, minlength=bins)
+        field = np.array(fields[where], np.float64).ravel()
+        count_values(field, counted, float(edges[0]), float(1 / width), out[where])
     return out / max(int(fluid.sum()), 1)
 
 

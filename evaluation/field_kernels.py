@@ -155,3 +155,16 @@ def fraction_errors(beyond, event, fluid, windows, members, error, reference):
                     square += fp * fp + fo * fo
         error[w] = difference
         reference[w] = square
+
+
+@_cached
+def count_values(field, fluid, low, per_unit, counts):
+    """Add the cells of a field (cell) that are fluid to counts (bin) of bins of width 1 / per_unit from low on.
+
+    Values beyond the bins count in the first and the last of them.
+    """
+    last = len(counts) - 1
+    for i in range(len(field)):
+        if fluid[i]:
+            place = (field[i] - low) * per_unit
+            counts[min(max(int(np.floor(place)), 0), last) if abs(place) < 1e9 else (0 if place < 0 else last)] += 1

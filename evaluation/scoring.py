@@ -235,16 +235,11 @@ def _pod(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recip
 
 
 def _pdf(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
+    from evaluation.distributions import value_histogram
+
     edges, fluid = recipe.background.edges, portion.fluid
-
-    def fractions(values: np.ndarray) -> np.ndarray:
-        """(..., lead_time, y, x) -> (lead_time, bin)."""
-        bins = len(edges) - 1
-        place = ((values[..., fluid] - edges[0]) * (bins / (edges[-1] - edges[0]))).astype(np.int64)
-        place = np.moveaxis(np.clip(place, 0, bins - 1), -2, 0).reshape(len(truth), -1)
-        return np.stack([np.bincount(row, minlength=bins) / row.size for row in place])
-
-    return {"pdf": fractions(members)} | ({"pdf_truth": fractions(truth)} if portion.of_truth else {})
+    found = {"pdf": value_histogram(members, fluid, edges).mean(0)}
+    return found | ({"pdf_truth": value_histogram(truth, fluid, edges)} if portion.of_truth else {})
 
 
 def _probes(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
