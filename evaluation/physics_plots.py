@@ -143,9 +143,12 @@ def probes(scores: xr.Dataset) -> Figure:
             if np.isfinite(values).any() and values.max() > 0:
                 peak = float(frequency[frequency > 0][int(np.nanargmax(values))])
                 slower = "\n(or slower: the lowest one)" if peak == frequency[frequency > 0][0] else ""
+                factor = scores.attrs.get("strouhal_factor")  # Strouhal number of a frequency of 1
+                step = float(frequency[-1] - frequency[-2]) if frequency.size > 1 else np.nan
+                number = f"\n(St {factor * peak:.2g} ± {factor * step / 2:.1g})" if factor else ""
                 axes.axvline(peak, color=MUTED, linewidth=1, linestyle="--", zorder=1)
                 axes.annotate(
-                    f"strongest in the truth:\n{peak:.3g} per frame{slower}", (peak, 1), (4, -4),
+                    f"strongest in the truth:\n{peak:.3g} per frame{number}{slower}", (peak, 1), (4, -4),
                     xycoords=("data", "axes fraction"), textcoords="offset points", va="top", color=MUTED, fontsize=8,
                 )  # fmt: skip
                 axes.set_ylim(max(values[values > 0].min() / 30, values.max() * 1e-7), values.max() * 20)
