@@ -64,7 +64,7 @@ def build_trunk(trunk: Trunk) -> torch.nn.ModuleList:
             convolution(384, 256, 3),
             convolution(256, 256, 3),
         ]
-    elif trunk == "vgg":
+    else:
         stages, old = [], 3
         for repeats, new in zip((2, 2, 3, 3, 3), _CHANNELS["vgg"], strict=True):
             stage: list[nn.Module] = [nn.MaxPool2d(2, 2)] if stages else []
@@ -72,8 +72,6 @@ def build_trunk(trunk: Trunk) -> torch.nn.ModuleList:
                 stage += convolution(old, new, 3)
                 old = new
             stages.append(stage)
-    else:
-        raise EvaluationError(f'unknown trunk {trunk!r}: choose "alex" or "vgg"')
     named, number = nn.ModuleList(), 0
     for stage in stages:
         part = nn.Sequential()
@@ -145,6 +143,8 @@ class Lpips:
         Raises Unavailable, with a sentence on how to get it, if either is absent; EvaluationError for a file that is
         damaged or is something else (such as the heads given as the trunk).
         """
+        if trunk not in FILES:
+            raise EvaluationError(f'unknown trunk {trunk!r}: choose "alex" or "vgg"')
         title, name = _TITLES[trunk], FILES[trunk]
         file = find(path, [name], f"LPIPS ({title})", _HOW.format(title=title, file=name))
         stages = build_trunk(trunk)
