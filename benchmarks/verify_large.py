@@ -5,7 +5,7 @@ block of noise, rolled by another amount each time, which costs one copy. `ensem
 all statistics, ranks and events over trajectories, cases and cells, keeping the lead time; with `--verify` the same
 arrays go through `evaluation.verify`. Prints GB/s and the peak of the resident set, and fails above the limit.
 
-    python benchmarks/verify_large.py [--gigabytes 50] [--limit 4] [--verify]
+    python benchmarks/verify_large.py [--gigabytes 50] [--limit 4] [--verify [--scores points]]
 """
 
 import argparse
@@ -31,12 +31,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--gigabytes", type=float, default=50.0, help="size of the forecast")
     parser.add_argument("--limit", type=float, default=4.0, help="most memory allowed, in GB")
     parser.add_argument("--verify", action="store_true", help="through evaluation.verify")
+    parser.add_argument("--scores", help="only some of its families of statistics, as points,events; default: all")
     options = parser.parse_args(arguments)
     case = 4 * MEMBERS * LEADS * SIDE * SIDE
     runs = max(2, round(options.gigabytes * 1e9 / case / INITS))
     start = time.perf_counter()
     with dask.config.set(scheduler="threads", num_workers=threads_available()):
-        (through_verify if options.verify else through_statistics)(runs)
+        if options.verify:
+            through_verify(runs, options.scores.split(",") if options.scores else None)
+        else:
+            through_statistics(runs)
     seconds, size = time.perf_counter() - start, runs * INITS * case / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     print(f"{size:.1f} GB in {seconds:.1f} s: {size / seconds:.2f} GB/s, peak memory {peak:.2f} GB", flush=True)
@@ -66,7 +70,7 @@ def through_statistics(runs: int) -> None:
     print("fair CRPS by lead:", np.round(found["crps_fair"].values, 4))
 
 
-def through_verify(runs: int) -> None:
+def through_verify(runs: int, families: list[str] | None) -> None:
     forecast = noise((runs, INITS, MEMBERS, LEADS, SIDE, SIDE), (1, 1, MEMBERS, LEADS, SIDE, SIDE))
     frames = INITS + LEADS + 1
     truth = noise((runs, frames, SIDE, SIDE), (1, frames, SIDE, SIDE))
@@ -75,6 +79,7 @@ def through_verify(runs: int) -> None:
     scores = verify(
         xr.Dataset({"vorticity": (("trajectory", "time", "y", "x"), truth)}, axes | {"time": np.arange(frames)}),
         {"noise": xr.Dataset({"vorticity": (DIMS, forecast)}, axes | leads)},
+        families=families,
     )
     print("fair CRPS by lead:", np.round(scores["crps"].mean(["method", "trajectory", "init_time"]).values, 4))
 
