@@ -18,7 +18,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.style import CANDIDATES, INK, MUTED, REFERENCES, SOLID, figure, png
+from evaluation.style import CANDIDATES, INK, MUTED, REFERENCES, SOLID, figure, pictures
 from lbm.config import SimulateConfig
 from lbm.dataset import open_dataset
 from lbm.flow import Simulation
@@ -46,7 +46,7 @@ def main() -> None:
             print(f"\n{name}")
             print_numbers(data)
             path = arguments.output / f"{name}.png"
-            path.write_bytes(png(picture(data), dpi=100))
+            path.write_bytes(pictures(picture(data), dpi=100)[0])
             print(f"  {path}: {path.stat().st_size / 1000:.0f} kB")
 
 

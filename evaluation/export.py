@@ -15,13 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from evaluation import layout
-from evaluation.style import RC
 
 CASES = ("trajectory", "init_time")
 NOT_CURVES = ("y", "x", "replicate", "block")
@@ -96,11 +93,3 @@ def plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
         elif value is not None:
             result[str(key)] = json.dumps(value, default=str)
     return result
-
-
-def svg(drawing: Figure) -> bytes:
-    """The figure as SVG; no date inside and fixed names, so that equal input gives equal bytes."""
-    buffer = io.BytesIO()
-    with mpl.rc_context({**RC, "svg.hashsalt": "report"}):
-        drawing.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
-    return buffer.getvalue()

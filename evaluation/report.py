@@ -30,7 +30,7 @@ from PIL import Image
 
 from evaluation import export, maps, scorecard, summary, tables, viewer, words
 from evaluation.figures import FIGURES, FigureSpec
-from evaluation.style import png
+from evaluation.style import pictures
 
 Content = bytes | Callable[[Path], None]  # what a file is to hold, or what writes it
 
@@ -216,8 +216,8 @@ def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> 
 
 
 def _drawn(spec: FigureSpec, scores: xr.Dataset) -> Picture:
-    drawing = spec.draw(_literal_names(scores))
-    return Picture(spec.name, spec.title, spec.caption(scores), png(drawing), spec.shape, vector=export.svg(drawing))
+    raster, vector = pictures(spec.draw(_literal_names(scores)))
+    return Picture(spec.name, spec.title, spec.caption(scores), raster, spec.shape, vector=vector)
 
 
 def _literal_names(scores: xr.Dataset) -> xr.Dataset:
@@ -254,7 +254,8 @@ def _film(film: maps.Film) -> Picture:
     )
     shape = "wide strip" if len(film.leads) > 3 else "wide"
     drawing = maps.film_strip(_literal_film(film))
-    return Picture("film", "Film strip", caption, png(drawing), shape, vector=export.svg(drawing))
+    raster, vector = pictures(drawing)
+    return Picture("film", "Film strip", caption, raster, shape, vector=vector)
 
 
 def _write_all(files: Mapping[Path, Content]) -> None:

@@ -89,22 +89,21 @@ def figure(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
-def svg(drawing: Figure) -> bytes:
-    """The figure as an SVG file with text as text; no date and no random names inside."""
-    buffer = io.BytesIO()
+def pictures(drawing: Figure, dpi: int = 150) -> tuple[bytes, bytes]:
+    """The figure as a PNG and as an SVG file (text as text), cut to what is drawn.
+
+    No dates and no random names inside: equal input gives equal bytes. The layout is settled once for both.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    raster, vector = io.BytesIO(), io.BytesIO()
     with mpl.rc_context({**RC, "svg.fonttype": "none", "svg.hashsalt": "rvdflow"}):
-        drawing.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def png(drawing: Figure, dpi: int = 150) -> bytes:
-    """The figure as a PNG file, cut to what is drawn; no date inside, so that equal input gives equal bytes."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(RC):
-        drawing.savefig(
-            buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
-        )
-    return buffer.getvalue()
+        drawing.draw_without_rendering()
+        box = drawing.get_tightbbox(FigureCanvasAgg(drawing).get_renderer()).padded(0.08)
+        drawing.set_layout_engine("none")
+        drawing.savefig(raster, format="png", dpi=dpi, bbox_inches=box, metadata={"Software": None})
+        drawing.savefig(vector, format="svg", bbox_inches=box, metadata={"Date": None})
+    return raster.getvalue(), vector.getvalue()
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:

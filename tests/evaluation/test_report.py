@@ -16,7 +16,7 @@ from PIL import Image
 
 from evaluation import export, figures, maps, plots, summary, tables, verification, viewer, words
 from evaluation.report import Picture, film_of, render, write_report
-from evaluation.style import figure, label_ends, png
+from evaluation.style import figure, label_ends, pictures
 
 HOSTILE = "<script>alert(1)</script>"
 LEADS = 3
@@ -229,7 +229,7 @@ def test_dollars_in_names_are_no_formula(tmp_path, monkeypatch):
     page = write_report(scores, tmp_path, films=viewer.films(scores, truth, forecasts, cases=1)).read_text()
     assert name in page
     assert r"\$" not in page
-    assert f"<!-- {name} -->" in (tmp_path / "figures" / "crps.svg").read_text()  # drawn in outlines, said beside them
+    assert f">{name}</text>" in (tmp_path / "figures" / "crps.svg").read_text()
 
 
 def test_names_in_the_data_of_the_viewer_cannot_leave_it():
@@ -307,7 +307,7 @@ def test_labels_at_curve_ends_do_not_overlap():
 
 def test_equal_scores_give_equal_figures(written):
     _, scores = written
-    assert png(plots.crps_by_lead(scores)) == png(plots.crps_by_lead(scores))
+    assert pictures(plots.crps_by_lead(scores)) == pictures(plots.crps_by_lead(scores))
 
 
 def test_scores_as_netcdf_are_the_scores(written):
