@@ -71,3 +71,14 @@ def test_its_command_exists_with_its_options():
 
     known = {o for p in typer.main.get_command(app).commands["verify"].params for o in p.opts}
     assert set(re.findall(r"`(--[a-z-]+)", PAGE.read_text())) <= known
+
+
+def test_the_gallery_names_functions_and_pictures_that_exist():
+    from evaluation import maps, plots
+
+    page = PAGE.parents[1] / "gallery.md"
+    text = page.read_text()
+    for name in re.findall(r"^`([a-z_]+)`", text, re.M):
+        assert callable(getattr(plots, name, None) or getattr(maps, name)), name
+    for picture in re.findall(r"\]\((figures/[^)]+)\)", text):
+        assert (page.parent / picture).is_file(), picture
