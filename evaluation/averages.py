@@ -17,7 +17,7 @@ import xarray as xr
 
 from .pointwise import THRESHOLD_NAMES, EnsembleSums, ensemble_sums
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 23
 """Blocks of a forecast that is not in memory are made of whole chunks of its file up to this size, or of one chunk."""
 
 _Block = Callable[..., np.ndarray]
