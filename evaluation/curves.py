@@ -60,14 +60,16 @@ def name_curves(axes: Axes, scores: xr.Dataset, curve: xr.Dataset, names: Sequen
 
 
 def in_deviations(scores: xr.Dataset, curve: xr.Dataset) -> xr.Dataset:
-    """A curve of errors in standard deviations of the truth."""
-    return curve / summary.truth_deviation(scores)
+    """A curve of errors in standard deviations of the truth (`summary.error_unit`)."""
+    return curve / summary.error_unit(scores)[0]
 
 
 def deviations(scores: xr.Dataset, *, split: bool = True) -> str:
     """What errors are drawn in, for an axis: standard deviations of the truth, and what one of them is."""
-    one = with_units(summary.truth_deviation(scores), scores.attrs["units"])
-    return f"standard deviations of the truth{',' + chr(10) if split else ', '}1 = {one}"
+    scale, unit = summary.error_unit(scores)
+    if unit == scores.attrs["units"]:
+        return unit
+    return f"{unit}{',' + chr(10) if split else ', '}1 = {with_units(scale, scores.attrs['units'])}"
 
 
 def some_leads(scores: xr.Dataset) -> list[int]:

@@ -56,7 +56,10 @@ def _paper(scores: xr.Dataset) -> bool:
 
 
 def _units(scores: xr.Dataset) -> str:
-    one = with_units(summary.truth_deviation(scores), scores.attrs["units"])
+    scale, unit = summary.error_unit(scores)
+    if unit == scores.attrs["units"]:
+        return ""
+    one = with_units(scale, scores.attrs["units"])
     return escape(f"One standard deviation of the truth is {one}.")
 
 

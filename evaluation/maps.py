@@ -60,10 +60,10 @@ def typical_case(scores: xr.Dataset, method: str) -> tuple[int, int]:
 def crps_maps(scores: xr.Dataset) -> Figure:
     """CRPS of every method in space, over all leads, in standard deviations of the truth, one colour range."""
     names = summary.names_of(scores)
-    mean = _mean_map(scores).mean("lead_time") / summary.truth_deviation(scores)
+    mean = _mean_map(scores).mean("lead_time") / summary.error_unit(scores)[0]
     fields = [mean.sel({"method": n}).transpose("y", "x").values for n in names]
     top = float(np.nanquantile(np.stack(fields), 0.99)) or 1.0
-    return _panels(fields, names, ERROR, (0.0, top), "CRPS (standard deviations of the truth)", extend="max")
+    return _panels(fields, names, ERROR, (0.0, top), f"CRPS ({summary.error_unit(scores)[1]})", extend="max")
 
 
 def crps_map_at_lead(scores: xr.Dataset, lead: int = 10) -> Figure:

@@ -109,6 +109,8 @@ def _points(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Re
     """CRPS, errors, spread, their maps, and ranks with the band of a flat histogram."""
     fluid = portion.fluid
     fields = case_statistics(members, truth)
+    if recipe.background.grey:
+        fields["crps"] = fields["crps_classical"]  # as published
     rank, ties = fields.pop("rank", None), fields.pop("ties", None)
     found = {name: values[:, fluid].mean(-1) for name, values in fields.items()}
     found["crps_map"] = np.where(fluid, fields["crps"], 0)

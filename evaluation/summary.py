@@ -2,7 +2,7 @@
 
     statistic (per case and lead)  --sum over cases of a run-->  per-run sums  --average, then divide-->  metric
 
-    crps                fair CRPS (absolute error for a method with one member)             lower is better
+    crps                CRPS, fair unless a protocol says otherwise (absolute error for one member) lower is better
     crpss               1 - crps / crps of the reference                                    1 is perfect, 0 no gain
     rmse                sqrt(mean squared error of the ensemble mean)                       lower is better
     spread              sqrt((M + 1)/M * mean variance of the members)                      should equal rmse
@@ -231,6 +231,18 @@ def _formula(scores: xr.Dataset, name: str, reference: str | None) -> Calculatio
 def truth_deviation(scores: xr.Dataset) -> float:
     """Standard deviation of the truth over all scored cases, leads and fluid cells: the natural unit of errors."""
     return float(np.sqrt(scores["truth_mean_square"].mean() - scores["truth_mean"].mean() ** 2))
+
+
+def error_unit(scores: xr.Dataset) -> tuple[float, str]:
+    """What errors are told in, and its name: standard deviations of the truth; grey levels under a protocol."""
+    if scores.attrs.get("verification_protocol"):
+        return 1.0, str(scores.attrs["units"])
+    return truth_deviation(scores), "standard deviations of the truth"
+
+
+def estimator(scores: xr.Dataset) -> str:
+    """Which estimator the CRPS is of: "fair", or "classical" under a published protocol."""
+    return str(scores.attrs.get("estimator", "fair"))
 
 
 def names_of(scores: xr.Dataset) -> list[str]:

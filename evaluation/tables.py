@@ -47,14 +47,14 @@ class SkillTable:
     rows: list[str]
     pooled: int  # how many of the last rows are periods
     columns: list[Column]
-    scale: str  # what the number one means for errors
+    scale: str  # what errors are in
 
 
 def skill_table(scores: xr.Dataset) -> SkillTable:
     """CRPS and RMSE of every method in standard deviations of the truth, CRPSS, spread-skill ratio."""
     groups = summary.periods(scores)
     names = [str(m) for m in scores["method"].values]
-    scale = summary.truth_deviation(scores)
+    scale, unit = summary.error_unit(scores)
     columns = [_column(scores, "CRPS", "crps", n, groups, scale, 3, best="low") for n in names]
     for reference in summary.references(scores):
         judged = [n for n in summary.candidates(scores) if n != reference]
@@ -64,7 +64,12 @@ def skill_table(scores: xr.Dataset) -> SkillTable:
     columns += [_column(scores, "spread / RMSE", "spread_skill_ratio", n, groups, 1.0, 2) for n in names]
     columns += [_column(scores, "RMSE of the mean", "rmse", n, groups, scale, 3, best="low") for n in names]
     rows = [str(lead) for lead in scores["lead_time"].values] + [f"{label} (mean)" for label in groups]
-    return SkillTable(rows, len(groups), columns, with_units(scale, scores.attrs["units"]))
+    return SkillTable(rows, len(groups), columns, _scale_words(scale, unit, scores.attrs["units"]))
+
+
+def _scale_words(scale: float, unit: str, units: str) -> str:
+    """`grey levels`, or `standard deviations of the truth (0.009 / tick)`."""
+    return unit if unit == units else f"{unit} ({with_units(scale, units)})"
 
 
 def count(number: int, noun: str) -> str:
@@ -112,7 +117,7 @@ def skill_table_text(scores: xr.Dataset) -> str:
     lines.insert(len(lines) - table.pooled, lines[2])
     a = scores.attrs
     lines.append(
-        f"CRPS in standard deviations of {a['variable_long_name']} (1 = {table.scale}); fair estimator; "
+        f"CRPS in {table.scale}; {summary.estimator(scores)} estimator; "
         f"{count(a['cases'], 'case')}, {count(a['runs'], 'run')}"
     )
     return "\n".join(lines)
@@ -153,7 +158,7 @@ def skill_table_html(scores: xr.Dataset) -> str:
         cells = "".join(_cells(columns, i) for columns in groups.values())
         rows.append(f'<tr{pooled}><th scope="row" data-value="{i + 1}">{escape(name)}</th>{cells}</tr>')
     note = (
-        f"CRPS (fair estimator) and RMSE in standard deviations of the truth: 1 = {table.scale}. "
+        f"CRPS ({summary.estimator(scores)} estimator) and RMSE in {table.scale}. "
         f"{NONE}: not applicable; a forecast with one member has no spread, and its CRPS is its absolute error. "
         "The best of each row is shaded. The last rows average over leads before dividing. "
         "Intervals are in scores.csv."
@@ -222,7 +227,7 @@ def method_table(scores: xr.Dataset) -> SkillTable:
     """The table with methods as rows, best CRPS first: CRPS at some leads and over all, skill, reliability, errors."""
     groups = summary.periods(scores)
     label, every = list(groups.items())[-1]
-    scale = summary.truth_deviation(scores)
+    scale, unit = summary.error_unit(scores)
     pooled = summary.value(scores, "crps", leads=every)
     names = sorted(summary.names_of(scores), key=lambda n: _last(float(pooled.sel({"method": n}))))
 
@@ -245,7 +250,7 @@ def method_table(scores: xr.Dataset) -> SkillTable:
         columns.append(column(over, f"CRPSS: {reference}", skill, 1, percent=True))
     columns.append(column(over, "spread / RMSE", summary.value(scores, "spread_skill_ratio", leads=every), 2))
     columns.append(column(over, "RMSE", summary.value(scores, "rmse", leads=every) / scale, 3, "low"))
-    return SkillTable(names, 0, columns, with_units(scale, scores.attrs["units"]))
+    return SkillTable(names, 0, columns, _scale_words(scale, unit, scores.attrs["units"]))
 
 
 def _last(value: float) -> float:
@@ -270,7 +275,7 @@ def _methods_text(scores: xr.Dataset) -> str:
     lines += [_line(row, width) for row in body]
     a = scores.attrs
     lines.append(
-        f"CRPS in standard deviations of {a['variable_long_name']} (1 = {table.scale}); fair estimator; "
+        f"CRPS in {table.scale}; {summary.estimator(scores)} estimator; "
         f"{count(a['cases'], 'case')}, {count(a['runs'], 'run')}"
     )
     return "\n".join(lines)
@@ -303,7 +308,7 @@ def _methods_html(scores: xr.Dataset) -> str:
         kind = " (ceiling)" if name in ceilings else ""
         rows.append(f'<tr><th scope="row" data-value="{i + 1}">{escape(name + kind)}</th>{"".join(cells)}</tr>')
     note = (
-        f"CRPS (fair estimator) and RMSE in standard deviations of the truth: 1 = {table.scale}. CRPSS: against the "
+        f"CRPS ({summary.estimator(scores)} estimator) and RMSE in {table.scale}. CRPSS: against the "
         f"method named. {NONE}: not applicable; a forecast with one member has no spread, and its CRPS is its absolute "
         "error. The best of each column is shaded (a ceiling apart). Leads are averaged before dividing. Every lead "
         "and all intervals are in scores.csv."

@@ -273,6 +273,8 @@ class Verification:
         found = {}
         for name in self.sums.names:
             attrs = {"units": layout.units_of(name, units), "long_name": layout.LONG_NAMES[name]}
+            if self.protocol and name in ("crps", "crps_map"):
+                attrs["long_name"] = layout.LONG_NAMES["crps_classical"]
             found[name] = (layout.LAYOUT[name], self.sums.dtype(name), attrs)
         for name in self.sums.distance_names:
             found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": layout.LONG_NAMES[name]})

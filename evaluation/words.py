@@ -48,7 +48,8 @@ def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str)
             crps = float(
                 summary.value(scores, "crps", leads=scores["lead_time"].values.tolist()).sel({"method": method})
             )
-            deviations = f"{crps / summary.truth_deviation(scores):.3f} standard deviations of the truth"
+            scale, unit = summary.error_unit(scores)
+            deviations = f"{crps / scale:.3f} {unit}"
             gains = [
                 f"The CRPS of {bold.format(quote(method))} is {deviations}; there is no reference to compare with."
             ]
@@ -72,12 +73,13 @@ def ranking(scores: xr.Dataset) -> list[str]:
 
 
 def _ranking_words(scores: xr.Dataset, order: list[str], bold: str, quote: Any) -> str:
-    crps = summary.value(scores, "crps", leads=scores["lead_time"].values.tolist()) / summary.truth_deviation(scores)
+    scale, unit = summary.error_unit(scores)
+    crps = summary.value(scores, "crps", leads=scores["lead_time"].values.tolist()) / scale
     parts = [
         f"{bold.format(quote(n)) if n in summary.candidates(scores) else quote(n)} {float(crps.sel({'method': n})):.3f}"
         for n in order
     ]
-    return f"By CRPS over all leads, in standard deviations of the truth: {', '.join(parts)}."
+    return f"By CRPS over all leads, in {unit}: {', '.join(parts)}."
 
 
 def _ceiling_words(scores: xr.Dataset, name: str, judged: list[str], quote: Any) -> str:
@@ -154,7 +156,7 @@ def protocol_html(scores: xr.Dataset) -> str:
         "cases, runs": f"{count(a['cases'], 'case')} from {count(a['runs'], 'run')}",
         "runs (trajectory)": ", ".join(str(t) for t in scores["trajectory"].values),
         "lead times": lead_range(scores),
-        "estimator": "fair CRPS (absolute error for one member); classical CRPS in the scores file",
+        "estimator": f"{summary.estimator(scores)} CRPS (absolute error for one member)",
         "protocol": PROTOCOLS.get(str(a.get("verification_protocol", ""))),
         "reference": a["reference"] or "none",
         "events": _events(scores),

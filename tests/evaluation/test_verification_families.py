@@ -186,6 +186,7 @@ def test_the_published_protocol_scores_grey_levels(data):
     brute = ((below - (real <= levels)) ** 2).sum(0)[:, ~truth["solid"].values[2]].mean(-1)
     np.testing.assert_allclose(scores["crps_classical"][0, 0, 1], brute, atol=1.0)  # rounding of float32 moves a level
     assert np.abs(scores["crps_classical"][0, 0, 1] - brute).mean() < 0.02
+    xr.testing.assert_equal(scores["crps"], scores["crps_classical"])
     assert scores.attrs["units"] == scores["crps"].attrs["units"] == "grey levels"
     assert scores.attrs["estimator"] == "classical"
     with pytest.raises(EvaluationError, match="protocol 'dvd' is not known; known: rvd"):
