@@ -9,6 +9,7 @@ undamaged, made from this very truth), methods get their names, and results are 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,7 +100,7 @@ def verify(
                 stop.exit()  # nothing is kept: a verification is short
 
         runs = planned.runs(client=client, on_case=on_case)
-        scores = _written(planned, runs, notes, output, overwrite) if output is not None else planned.joined(runs)
+        scores = _written(planned, runs, notes, output) if output is not None else planned.joined(runs)
     scores.attrs.update(notes)
     if report is not None:
         films = viewer.films(scores, planned.truth, planned.forecasts)
@@ -225,16 +226,32 @@ def _client(scheduler: str) -> Iterator[Any]:
 
 
 def _written(
-    planned: Verification, runs: Iterator[xr.Dataset], notes: dict[str, Any], output: Path | str, overwrite: bool
+    planned: Verification, runs: Iterator[xr.Dataset], notes: dict[str, Any], output: Path | str
 ) -> xr.Dataset:
-    """The scores, each run written as soon as it is scored; read back from the store."""
-    with _create(output, planned, notes, overwrite=overwrite) as writer:
-        for i, run in enumerate(runs):
-            for name, values in run.data_vars.items():
-                writer.write(str(name), values.isel(trajectory=0).values, trajectory=i)
-        for name, values in planned.totals().data_vars.items():
-            writer.write(str(name), values.values)
-        writer.finish()
+    """The scores, each run written as soon as it is scored; read back from the store.
+
+    It takes its place (and that of an older one) only when it is whole.
+    """
+    output = Path(output)
+    partial, old = (output.with_name(f".{output.name}.{state}") for state in ("scoring", "old"))
+    try:
+        with _create(partial, planned, notes) as writer:
+            for i, run in enumerate(runs):
+                for name, values in run.data_vars.items():
+                    writer.write(str(name), values.isel(trajectory=0).values, trajectory=i)
+            for name, values in planned.totals().data_vars.items():
+                writer.write(str(name), values.values)
+            writer.finish()
+        if output.exists():
+            output.rename(old)
+        partial.rename(output)
+    except BaseException:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        raise
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
     return store.open_dataset(output).load()
 
 
@@ -276,7 +293,7 @@ def _check_origin(opened: dict[str, xr.Dataset], truth: Path | str) -> None:
             )
 
 
-def _create(path: Path | str, planned: Verification, notes: dict[str, Any], *, overwrite: bool) -> store.Writer:
+def _create(path: Path, planned: Verification, notes: dict[str, Any]) -> store.Writer:
     """The store of scores that are not there yet, with what is known beforehand."""
     known = planned.template
     sizes: dict[str, int] = dict(planned.sums.sizes)
@@ -295,7 +312,7 @@ def _create(path: Path | str, planned: Verification, notes: dict[str, Any], *, o
         for name, c in known.coords.items()
     }
     attrs = {**planned.attributes, **notes}
-    return store.create(path, variables=variables, coords=coords, sizes=sizes, attrs=attrs, overwrite=overwrite)
+    return store.create(path, variables=variables, coords=coords, sizes=sizes, attrs=attrs, overwrite=True)
 
 
 def print_skill_table(scores: xr.Dataset, *, quiet: bool = False) -> None:
