@@ -288,14 +288,12 @@ def test_what_networks_need_is_said_in_the_scores(stores, tmp_path):
 
 
 def test_scores_that_fail_half_way_leave_the_older_ones(stores, tmp_path):
-    import xarray as xr
-
     out = tmp_path / "scores.zarr"
     verify([stores["rvd"]], stores["truth"], output=out, families=["points"], quiet=True)
     before = store.digest(out)
     broken = store.open_dataset(stores["rvd"])[["vorticity"]].load().drop_attrs()
     broken["vorticity"][-1, -1, 0, -1, 0, 0] = np.nan  # the last case
-    xr.Dataset(broken).to_netcdf(tmp_path / "broken.nc")
+    broken.to_netcdf(tmp_path / "broken.nc")
     with pytest.raises(EvaluationError, match="NaN or infinite"):
         verify([tmp_path / "broken.nc"], stores["truth"], output=out, families=["points"], overwrite=True, quiet=True)
     assert store.digest(out) == before
