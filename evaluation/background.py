@@ -69,7 +69,10 @@ def background(
     if not fluid.any():
         raise EvaluationError("no cell is fluid in every run: nothing to verify")
     if not np.isfinite(sample).all():
-        raise EvaluationError("the training runs of the truth hold values that are not finite in fluid cells")
+        raise EvaluationError(
+            "the training runs of the truth hold values that are not finite in fluid cells: where that is land or a "
+            "wall, mark it by a variable `solid` (y, x) of the truth, which is True there"
+        )
     if value_range is None:
         value_range = (0.0, 255.0) if frames.dtype == np.uint8 else (float(sample.min()), float(sample.max()))
     levels = GreyLevels(*value_range) if grey else None

@@ -79,8 +79,8 @@ def _scorecard(scores: xr.Dataset, against: str = "") -> str:
     sure = (
         "Filled: the 95 % interval of the paired bootstrap over runs excludes zero; grey and hollow: it does not. "
         "About one symbol in twenty would be filled by chance alone."
-        if scores.sizes["trajectory"] >= summary.MINIMUM_RUNS
-        else f"All hollow: with fewer than {summary.MINIMUM_RUNS} runs significance cannot be said."
+        if scores.sizes["trajectory"] >= summary.SURE_RUNS
+        else f"All hollow: with fewer than {summary.SURE_RUNS} runs significance cannot be said."
     )
     against = escape(against or summary.main_reference(scores))
     return (
@@ -221,7 +221,7 @@ MAPS = (
 
 def _skill_map(scores: xr.Dataset) -> str:
     caption = "Purple: better than the reference, orange: worse. "
-    if scores.sizes["block"] >= summary.MINIMUM_RUNS:
+    if scores.sizes["block"] >= summary.SURE_RUNS:
         return caption + (
             "Without dots the sign is significant (95 % interval of a paired bootstrap over runs excludes zero); "
             "with dots it is not."

@@ -21,6 +21,17 @@ import xarray as xr
 from evaluation.dims import ALIASES
 from evaluation.errors import EvaluationError
 
+FRAMES = ("", "1", "frame", "frames")  # units of a lead time that is a number of frames
+SECONDS = {
+    name: seconds
+    for names, seconds in (
+        (("s", "sec", "second", "seconds"), 1.0),
+        (("min", "minute", "minutes"), 60.0),
+        (("h", "hr", "hour", "hours"), 3600.0),
+        (("d", "day", "days"), 86400.0),
+    )
+    for name in names
+}
 ROUNDING = 1e-6  # of a frame: how far a time may be from a frame
 
 
@@ -57,18 +68,24 @@ def renamed(data: xr.Dataset, rename: Mapping[str, str], name: str) -> xr.Datase
 
 def conform(truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset]) -> tuple[xr.Dataset, dict[str, xr.Dataset]]:
     """Truth and forecasts in the layout above, their times in whole frames; lazy data stay lazy."""
+    for name, data in {"the truth": truth, **{f"the forecast of {n}": f for n, f in forecasts.items()}}.items():
+        if not isinstance(data, xr.Dataset):
+            kind = type(data).__name__
+            raise EvaluationError(f"{name} is a {kind}: a Dataset is needed (DataArray.to_dataset makes one)")
     truth = _aliased(truth)
     truth = truth.rename({"init_time": "time"}) if "init_time" in truth.dims and "time" not in truth.dims else truth
     if "time" not in truth.dims:
         raise EvaluationError(f'the truth has no dimension "time", only ({", ".join(map(str, truth.dims))})')
-    truth, runs = _with_runs(truth, None, "the truth")
+    runs = _Runs(truth)
+    truth = runs.numbered(truth, "the truth")
     axis = _TimeAxis(truth)
     truth = truth.assign_coords(time=axis.frames(truth["time"].values, "the truth"))
     return truth, {name: _forecast(data, name, axis, runs) for name, data in forecasts.items()}
 
 
 def _aliased(data: xr.Dataset) -> xr.Dataset:
-    names = {a: n for a, n in ALIASES.items() if a in data.dims and n not in data.dims and n not in data.variables}
+    there = {*data.dims, *(name for name, coord in data.coords.items() if coord.ndim == 0)}
+    names = {a: n for a, n in ALIASES.items() if a in there and n not in data.dims and n not in data.variables}
     twice = [n for n in names.values() if list(names.values()).count(n) > 1]
     if twice:
         both = " and ".join(a for a, n in names.items() if n == twice[0])
@@ -76,8 +93,10 @@ def _aliased(data: xr.Dataset) -> xr.Dataset:
     return data.rename(names)
 
 
-def _forecast(data: xr.Dataset, name: str, axis: _TimeAxis, runs: dict[Any, int] | None) -> xr.Dataset:
+def _forecast(data: xr.Dataset, name: str, axis: _TimeAxis, runs: _Runs) -> xr.Dataset:
     data, where = _aliased(data), f"the forecast of {name}"
+    if "lead_time" in data.coords and data["lead_time"].ndim == 0:  # one lead was selected
+        data = data.expand_dims("lead_time")
     if "lead_time" in data.dims and "init_time" not in data.dims:
         if "time" in data.dims:
             data = data.rename(time="init_time")
@@ -90,40 +109,79 @@ def _forecast(data: xr.Dataset, name: str, axis: _TimeAxis, runs: dict[Any, int]
         if "time" not in data.dims:
             raise EvaluationError(f'{where} has no dimension "lead_time", only ({", ".join(map(str, data.dims))})')
         frames = axis.frames(data["time"].values, where)
+        _once(frames, "time", where)
         data = data.drop_vars("time").rename(time="lead_time").expand_dims("init_time")
         data = data.assign_coords(init_time=[frames[0] - 1], lead_time=frames - frames[0] + 1)
         return _whole(data, where, axis, runs)
     data = data.assign_coords(
         init_time=axis.frames(data["init_time"].values, where),
-        lead_time=axis.intervals(data["lead_time"].values, where),
+        lead_time=axis.intervals(data["lead_time"], where),
     )
+    for dim in ("init_time", "lead_time"):
+        _once(data[dim].values, dim, where)
     return _whole(data, where, axis, runs)
 
 
-def _whole(data: xr.Dataset, where: str, axis: _TimeAxis, runs: dict[Any, int] | None) -> xr.Dataset:
+def _once(labels: np.ndarray, dim: str, where: str) -> None:
+    values, counts = np.unique(labels, return_counts=True)
+    if (counts > 1).any():
+        raise EvaluationError(f"{where} has {dim} {values[counts > 1][0]} more than once: keep one of each")
+
+
+def _whole(data: xr.Dataset, where: str, axis: _TimeAxis, runs: _Runs) -> xr.Dataset:
     if "valid_time" in data.variables and data["valid_time"].dtype.kind not in "iu":
         data = data.drop_vars("valid_time")  # in other units: it follows from the other two
     if "member" not in data.dims:
         data = data.drop_vars("member", errors="ignore").expand_dims("member")
-    return _with_runs(data, runs, where)[0]
+    return runs.numbered(data, where)
 
 
-def _with_runs(data: xr.Dataset, runs: dict[Any, int] | None, where: str) -> tuple[xr.Dataset, dict[Any, int] | None]:
-    """`trajectory` as numbers, and what they are of: labels that are not numbers become those of the truth."""
-    if "trajectory" not in data.dims:
-        label = data["trajectory"].item() if "trajectory" in data.coords else 0  # one that was selected keeps its name
+class _Runs:
+    """Trajectories of the truth: numbers as they are, names by their place in the truth."""
+
+    def __init__(self, truth: xr.Dataset):
+        labels = np.atleast_1d(truth["trajectory"].values) if "trajectory" in truth.coords else np.zeros(0, int)
+        self.count = truth.sizes.get("trajectory", 1)
+        self.named = labels.dtype.kind not in "iuf"
+        self.numbers = {label: k for k, label in enumerate(labels.tolist())} if self.named else {}
+
+    def numbered(self, data: xr.Dataset, where: str) -> xr.Dataset:
+        """`data` with a dimension trajectory of numbers. EvaluationError for a run that the truth has not."""
+        data = self._labelled(data, where)
+        labels = data["trajectory"].values
+        if (labels.dtype.kind not in "iuf") != self.named:
+            kinds = ("numbers", "names")
+            raise EvaluationError(
+                f"trajectories of {where} are {kinds[not self.named]}, those of the truth {kinds[self.named]}: "
+                "give both the same labels"
+            )
+        _once(labels.astype(str) if self.named else labels, "trajectory", where)
+        if not self.named:
+            return data
+        unknown = [label for label in labels.tolist() if label not in self.numbers]
+        if unknown:
+            raise EvaluationError(f"{where} has trajectory {unknown[0]!r}, which the truth has not")
+        return data.assign_coords(trajectory=[self.numbers[label] for label in labels.tolist()])
+
+    def _labelled(self, data: xr.Dataset, where: str) -> xr.Dataset:
+        """`data` on trajectory, with labels; of one that is not named only where there is no doubt."""
+        if "trajectory" in data.dims:
+            if "trajectory" in data.coords:
+                return data
+            if data.sizes["trajectory"] != self.count:
+                count = data.sizes["trajectory"]
+                raise EvaluationError(
+                    f"{where} has {count} trajectories without a coordinate, the truth {self.count}: "
+                    "which are they? assign_coords(trajectory=...) says so"
+                )
+            return data.assign_coords(trajectory=list(self.numbers) or np.arange(self.count))
+        label = data["trajectory"].item() if "trajectory" in data.coords else None  # one that was selected
+        if label is None and self.count > 1:
+            raise EvaluationError(f"{where} does not say which of the {self.count} trajectories of the truth it is of")
+        label = next(iter(self.numbers), 0) if label is None else label
         data = data.drop_vars("trajectory", errors="ignore")
         dynamic = [n for n, v in data.data_vars.items() if {"time", "lead_time"} & set(v.dims)]
-        return data.drop_vars(dynamic).merge(data[dynamic].expand_dims(trajectory=[label])), runs
-    labels = data["trajectory"].values
-    if labels.dtype.kind in "iuf":
-        return data, runs
-    if runs is None:
-        runs = {label: k for k, label in enumerate(labels.tolist())}
-    unknown = [label for label in labels.tolist() if label not in runs]
-    if unknown:
-        raise EvaluationError(f"{where} has trajectory {unknown[0]!r}, which the truth has not")
-    return data.assign_coords(trajectory=[runs[label] for label in labels.tolist()]), runs
+        return data.drop_vars(dynamic).merge(data[dynamic].expand_dims(trajectory=[label]))
 
 
 class _TimeAxis:
@@ -131,6 +189,7 @@ class _TimeAxis:
 
     def __init__(self, truth: xr.Dataset):
         times = truth["time"].values
+        self.unit = str(truth["time"].attrs.get("units", "")).strip().lower()
         self.counted = times.dtype.kind in "iu"
         spacing: tuple[Any, Any] = (0, 1) if self.counted else self._spacing(times)
         self.first, self.step = spacing
@@ -156,15 +215,25 @@ class _TimeAxis:
             )
         return self._rounded((times - self.first) / self.step, where, "time")
 
-    def intervals(self, leads: np.ndarray, where: str) -> np.ndarray:
-        """Lead times as numbers of frames."""
-        if leads.dtype.kind in "iu":
-            return leads.astype(np.int64)
+    def intervals(self, leads: xr.DataArray, where: str) -> np.ndarray:
+        """Lead times as numbers of frames: durations, or numbers in the unit they name, else frames of the truth."""
+        values, unit = leads.values, str(leads.attrs.get("units", "")).strip().lower()
         step = np.asarray(self.step)
-        if leads.dtype.kind == "m" and step.dtype.kind != "m":
+        if values.dtype.kind not in "iufm":
+            raise EvaluationError(f"lead times of {where} are {values.dtype}: numbers or durations are needed")
+        if values.dtype.kind != "m" and unit not in FRAMES:
+            if step.dtype.kind == "m" and unit in SECONDS:
+                values = np.rint(values * (SECONDS[unit] * 1e9)).astype("m8[ns]")
+            elif unit != self.unit:
+                raise EvaluationError(
+                    f"lead times of {where} are in {unit!r}, in which the times of the truth are not counted: convert "
+                    "them, or give numbers of frames without units"
+                )
+        if values.dtype.kind == "m" and step.dtype.kind != "m":
             raise EvaluationError(f"lead times of {where} are durations, but the times of the truth are numbers")
-        return self._rounded(self._numbers(leads, where) if leads.dtype.kind == "f" and step.dtype.kind == "m"
-                             else leads / step, where, "lead time")  # fmt: skip
+        if values.dtype.kind == "m" or (step.dtype.kind == "f" and (values.dtype.kind == "f" or unit not in FRAMES)):
+            values = values / step
+        return self._rounded(self._numbers(values, where), where, "lead time")
 
     @staticmethod
     def _numbers(values: np.ndarray, where: str) -> np.ndarray:

@@ -98,7 +98,7 @@ def skill_maps(scores: xr.Dataset, references: Sequence[str] | None = None) -> F
     titles = [f"{method} against {reference}" for method, reference in pairs]
     fields = [m["value"].values for m in maps]
     sure = [m["sure"].values for m in maps]
-    known = scores.sizes["block"] >= summary.MINIMUM_RUNS
+    known = scores.sizes["block"] >= summary.SURE_RUNS
     return _panels(
         fields, titles, SKILL, (-1.0, 1.0), "CRPSS", extend="min", unsure=[~s for s in sure] if known else None
     )

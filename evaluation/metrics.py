@@ -170,10 +170,12 @@ def band_energy_ratio(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
 def effective_resolution(means: Statistics, scores: xr.Dataset) -> xr.DataArray:
     """`spectra.effective_resolution` in cells, of all resamples at once.
 
-    Where even the first shell is not resolved it is the longest wave, instead of infinity: differences stay finite.
+    The first shell is left out: the window of the spectra takes most of its variance away. Where even the next one is
+    not resolved it is that wave, instead of infinity: differences stay finite.
     """
     squared = coherence(means, scores)
     squared = squared.sel(wavenumber=squared["wavenumber"] <= 0.5 * (1 + 1e-12)).transpose(..., "wavenumber")
+    squared = squared.isel(wavenumber=slice(1, None)) if squared.sizes["wavenumber"] > 1 else squared
     k = squared["wavenumber"].values
     values = squared.values
     below = values < spectra.COHERENT

@@ -184,7 +184,7 @@ def _symbols(axes: Axes, card: xr.Dataset) -> None:
     axes.scatter(x, y, s=5, color="#cfd5da", linewidths=0)
     size = (3.0 + 5.5 * np.minimum(np.abs(np.nan_to_num(gain)) / FULL, 1.0)) ** 2
     for kind, colour in ((1, BETTER), (-1, WORSE), (0, UNSURE)):
-        for marker, where in (("^", gain > 0), ("v", gain <= 0)):
+        for marker, where in (("^", gain > 0), ("v", gain < 0), ("s", gain == 0)):
             y, x = np.nonzero(where & (sign == kind))
             face = colour if kind else "none"
             axes.scatter(x, y, s=size[y, x], marker=marker, facecolors=face, edgecolors=colour, linewidths=0.9)
@@ -213,12 +213,12 @@ def scorecard_html(scores: xr.Dataset, reference: str | None = None) -> str:
     leads = [str(v) for v in card["lead"].values]
     head = "".join(f'<th scope="col">{escape(v)}</th>' for v in leads)
     bodies = [_method_rows(scores, card.sel({"method": name}), name, len(leads)) for name in _order(scores, card)]
-    known = scores.sizes["trajectory"] >= summary.MINIMUM_RUNS
+    known = scores.sizes["trajectory"] >= summary.SURE_RUNS
     sure = (
         "Coloured: the 95 % interval of the paired bootstrap over runs excludes zero; about one cell in twenty would "
         "be coloured by chance alone. Hover over a cell for its numbers."
         if known
-        else f"Fewer than {summary.MINIMUM_RUNS} runs: significance cannot be said."
+        else f"Fewer than {summary.SURE_RUNS} runs: significance cannot be said."
     )
     note = (
         f"Change against {against} in percent of its value: ▲ better, ▼ worse (whichever direction is better for the "

@@ -101,6 +101,7 @@ class Verification:
             raise EvaluationError(f"reference {reference!r} is not among the forecasts ({', '.join(forecasts)})")
         self.reference = reference or default_reference(forecasts)
         self.cases, self.leads = common_cases(forecasts)
+        self.left_out = len(set().union(*map(_written, forecasts.values()))) - len(self.cases)
         if self.protocol:
             self.leads = _leads_of(self.protocol, self.leads)
         self.methods = [self._method(name, forecast) for name, forecast in forecasts.items()]
@@ -127,6 +128,11 @@ class Verification:
             forecast = forecast.sel(lead_time=self.leads)
         values, aligned = align(forecast, self.truth, self.variable, mask_walls=False)
         order = ("trajectory", "init_time", "lead_time", "y", "x")
+        if set(values.dims) != {*order, "member"}:
+            raise EvaluationError(
+                f"{self.variable} of {name} is on ({', '.join(map(str, values.dims))}), wanted trajectory, init_time, "
+                "member, lead_time, y, x: select along other dimensions, or rename them (--rename theirs=ours)"
+            )
         values = values.transpose("trajectory", "init_time", "member", *order[2:])
         return _Method(name, values, aligned.transpose(*order), dict(forecast.attrs))
 
@@ -299,6 +305,7 @@ class Verification:
             if interval
             else "frames",
             "cases": len(self.cases),
+            "cases_left_out": self.left_out,
             "runs": len({run for run, _ in self.cases}),
             "reference": self.reference,
             "estimator": "classical" if self.protocol else "fair",

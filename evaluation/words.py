@@ -55,6 +55,8 @@ def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str)
             ]
         sentences += [*gains, _spread_words(scores, method, quote)]
     sentences += [_ceiling_words(scores, n, judged, quote) for n in summary.ceilings(scores)]
+    if a.get("cases_left_out"):
+        sentences.append(f"{count(a['cases_left_out'], 'case')} that not every method has were left out.")
     members = [
         f"{quote(str(m))} {int(n)}" for m, n in zip(scores["method"].values, scores["members"].values, strict=True)
     ]
@@ -98,7 +100,8 @@ def _gain(scores: xr.Dataset, method: str, reference: str, bold: str, quote: Any
     for label, leads in summary.periods(scores).items():
         skill = summary.metric(scores, "crpss", reference=reference, leads=leads).sel({"method": method})
         value, low, high = (100 * float(skill[k]) for k in ("value", "low", "high"))
-        interval = f" (95 % interval {low:.1f} to {high:.1f} %)" if math.isfinite(low) else ""
+        ends = (low, high) if value >= 0 else (-high, -low)  # in the sense of the word before them
+        interval = f" (95 % interval {ends[0]:.1f} to {ends[1]:.1f} %)" if math.isfinite(low) else ""
         amount = bold.format(f"{abs(value):.1f} % {'lower' if value >= 0 else 'higher'}")
         than = "" if phrases else f" than that of {quote(reference)}"
         phrases.append(f"{amount}{than} over leads {label}{interval}")

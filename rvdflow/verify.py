@@ -199,7 +199,6 @@ def _strouhal(truth: xr.Dataset, leads: int) -> dict[str, Any]:
         return {
             "probe_strouhal": f"{found}Forecasts of {leads} frames tell frequencies {1 / leads:.3g} per frame apart, "
             f"which is {step:.2g} in St: no Strouhal number is given for them, which would take {needed} frames.",
-            "strouhal_factor": per_frequency,
         }
     return {
         "probe_strouhal": f"{found}Forecasts of {leads} frames resolve St to {step:.2g}.",

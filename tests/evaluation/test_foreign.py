@@ -123,3 +123,50 @@ def test_what_is_no_dataset_is_said(tmp_path):
         open_any(tmp_path / "empty")
     with pytest.raises(FileNotFoundError):
         open_any(tmp_path / "nowhere.nc")
+
+
+def test_runs_are_never_matched_by_their_place(pair):
+    """Names against numbers, or fewer runs without names: which is which is not guessed."""
+    truth, forecast = pair
+    with pytest.raises(
+        EvaluationError, match="trajectories of the forecast of f are names, those of the truth numbers"
+    ):
+        conform(truth, {"f": forecast.assign_coords(trajectory=["b", "a"])})
+    with pytest.raises(EvaluationError, match="are numbers, those of the truth names"):
+        conform(truth.assign_coords(trajectory=["a", "b"]), {"f": forecast})
+    with pytest.raises(EvaluationError, match="1 trajectories without a coordinate, the truth 2"):
+        conform(truth, {"f": forecast.isel(trajectory=[1]).drop_vars("trajectory")})
+    with pytest.raises(EvaluationError, match="does not say which of the 2 trajectories"):
+        conform(truth, {"f": forecast.isel(trajectory=1, drop=True)})
+    named = [d.assign_coords(trajectory=["a", "b"]) for d in pair]
+    one = named[1].sel(trajectory="b")
+    np.testing.assert_array_equal(crps(named[0], one), crps(truth, forecast).isel(trajectory=[1]))
+
+
+def test_lead_times_in_hours_are_counted_in_frames_of_a_dated_truth(pair):
+    truth, forecast = pair
+    start, hour = np.datetime64("2026-01-01T00", "ns"), np.timedelta64(1, "h")
+    dated = truth.assign_coords(time=start + 6 * hour * truth["time"].values)
+    hours = xr.Variable("lead_time", 6 * np.arange(1, LEADS + 1), {"units": "hours"})
+    other = forecast.assign_coords(init_time=start + 6 * hour * np.array(INITS), lead_time=hours)
+    np.testing.assert_array_equal(crps(dated, other), crps(truth, forecast))
+    with pytest.raises(EvaluationError, match="in 'hours', in which the times of the truth are not counted"):
+        conform(truth, {"f": forecast.assign_coords(lead_time=hours)})
+
+
+def test_a_selected_lead_is_that_lead_of_every_init_time(pair):
+    truth, forecast = pair
+    foreign = forecast.rename(init_time="time", lead_time="step").isel(step=1)
+    np.testing.assert_allclose(crps(truth, foreign), crps(truth, forecast).isel(lead_time=[1]), rtol=1e-12)
+
+
+def test_what_is_there_twice_or_on_other_dimensions_is_refused(pair):
+    truth, forecast = pair
+    with pytest.raises(EvaluationError, match="has init_time 4 more than once"):
+        conform(truth, {"f": forecast.assign_coords(init_time=[4, 4])})
+    with pytest.raises(EvaluationError, match="has lead_time 1 more than once"):
+        conform(truth, {"f": forecast.assign_coords(lead_time=[1, 1, 2, 3])})
+    with pytest.raises(EvaluationError, match=r"rename them \(--rename theirs=ours\)"):
+        verify(truth, {"f": forecast.rename(member="realisation")})
+    with pytest.raises(EvaluationError, match="is a DataArray: a Dataset is needed"):
+        verify(truth["vorticity"], {"f": forecast})

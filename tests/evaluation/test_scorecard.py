@@ -97,7 +97,7 @@ def test_nothing_to_compare_with():
 
 
 def test_another_reference_can_be_asked_for():
-    scores = build(runs=4, leads=2)
+    scores = build(runs=6, leads=2)
     card = scorecard.scorecard(scores, "analog")
     assert card.attrs["reference"] == "analog"
     assert "analog" not in card["method"].values

@@ -76,6 +76,12 @@ def test_fewer_than_three_runs_have_no_interval():
     assert int(abs(summary.difference(scores, "crps", "climatology")["sign"]).sum()) == 0
 
 
+def test_nothing_is_sure_with_few_runs_however_wide_apart():
+    for runs, sure in ((5, 0), (6, -1)):
+        found = summary.difference(build(runs=runs, leads=2), "crps", "climatology")["sign"].sel({"method": "rvd"})
+        assert (found == sure).all()
+
+
 def test_every_metric_has_a_value_inside_its_interval():
     scores = build(runs=5, leads=2)
     assert set(summary.listed(scores)) == set(METRICS)
@@ -144,8 +150,9 @@ def test_spectral_metrics_agree_with_their_array_functions():
     k = scores["wavenumber"].values
     expected = spectra.log_spectral_distance(*arrays[:2])
     np.testing.assert_allclose(summary.value(scores, "log_spectral_distance"), expected, rtol=1e-10)
-    expected = spectra.effective_resolution(*arrays, k)
-    expected[np.isinf(expected)] = 1 / k[0]
+    without_first = [a[..., 1:] for a in arrays]  # which the window of the spectra empties
+    expected = spectra.effective_resolution(*without_first, k[1:])
+    expected[np.isinf(expected)] = 1 / k[1]
     np.testing.assert_allclose(summary.value(scores, "effective_resolution"), expected, rtol=1e-10)
     expected = spectra.band_energy_ratio(*arrays[:2], k)
     found = summary.value(scores, "band_energy_ratio").transpose("method", "lead_time", "band")
