@@ -237,3 +237,25 @@ def test_csv_holds_every_metric_with_its_place_and_unit():
     assert units["inverse_crps"] == "1/(1/tick)"
     assert units["psnr"] == "dB"
     assert units["fss"] == "1"
+
+
+def test_a_sentence_and_its_interval_point_the_same_way():
+    """ "30 % higher (95 % interval 20 to 40 %)", never "-40 to -20 %"."""
+    import re
+
+    from evaluation import words
+
+    scores = build({"worse": (8, 3.0), "better": (8, 0.1), "climatology": (16, 0.4)}, leads=3)
+    found = re.findall(
+        r"([\d.]+) % (higher|lower).*?interval ([-\d.]+) to ([-\d.]+) %", "".join(words.summary_sentences(scores))
+    )
+    assert {direction for _, direction, _, _ in found} == {"higher", "lower"}
+    for value, _, low, high in found:
+        assert float(low) <= float(value) <= float(high)
+
+
+def test_cases_that_not_every_method_has_are_counted_aloud():
+    from evaluation import words
+
+    scores = build(leads=2).assign_attrs(cases_left_out=3)
+    assert any("3 cases that not every method has were left out" in s for s in words.summary_sentences(scores))
