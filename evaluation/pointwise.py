@@ -140,24 +140,6 @@ def ensemble_sums(
     )
 
 
-def event_counts_kernel(
-    members: np.ndarray, truth: np.ndarray, fluid: np.ndarray, thresholds: Sequence[float], absolute: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cells by the number k of members beyond each threshold, and of these, how many had the truth beyond it.
-
-    members (member, lead, y, x), truth (lead, y, x), fluid (y, x) bool: the cells that count. Two float64 arrays
-    (lead, threshold, k = 0..M). Cells with a NaN are left out.
-    """
-    weights = np.asarray(fluid, np.float64)[None]
-    sums = ensemble_sums(
-        members, truth, axis=0, over=(1, 2), weights=weights, thresholds=thresholds, absolute=absolute, threads=1
-    )
-    if sums.events is None:
-        raise EvaluationError("no threshold given: events need at least one")
-    forecast, observed = sums.events.swapaxes(1, 2)
-    return forecast, observed
-
-
 @dataclass
 class _Job:
     """Arrays as the kernel takes them, and how it is to be called."""

@@ -36,7 +36,7 @@ from evaluation.resampling import resampled_means, resampling_counts
 from evaluation.skill import skill_score
 
 MINIMUM_RUNS = 3  # fewer runs cannot be resampled to an interval that means anything
-SURE_RUNS = 6  # with fewer, equal methods would be told apart too often: at 5 % by design, 11 % of the time with 4 runs
+SURE_RUNS = 6  # with fewer an interval is rough, and equal methods would be told apart far more often than 5 %
 TRIVIAL = ("climatology", "persistence", "damped-persistence")
 REFERENCES = (*TRIVIAL, "linear-extrapolation", "advection", "dmd", "linear-inverse", "analog")
 CEILINGS = ("perfect-model",)  # what nobody can beat: the same equations, from disturbed states

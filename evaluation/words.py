@@ -16,7 +16,6 @@ from evaluation.tables import count
 
 JUDGED = 3  # judged methods that get sentences of their own
 RANKED = 3  # more methods than this are also ranked in one sentence
-FEW_RUNS = 6  # below this an interval from resampled runs is rough, and the page says so
 STAMP = (  # the first rows of the protocol, where a forecast says them; whatever else it says comes after
     *("members", "deterministic", "seed", "context", "sampler", "sampler_steps", "preset", "parameters"),
     *("training_steps", "weights", "residual_inflation", "checkpoint", "checkpoint_sha256"),
@@ -126,7 +125,7 @@ def interval_words(scores: xr.Dataset) -> str:
     runs = scores.attrs["runs"]
     if runs < summary.MINIMUM_RUNS:
         return f"No intervals: they need at least {summary.MINIMUM_RUNS} runs, and there are {runs}."
-    few = f" With only {runs} runs they are rough." if runs < FEW_RUNS else ""
+    few = f" With only {runs} runs they are rough." if runs < summary.SURE_RUNS else ""
     return f"Intervals (95 %) come from a paired bootstrap over whole runs, widened for their number.{few}"
 
 
