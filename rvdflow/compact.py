@@ -5,63 +5,55 @@ Differences from the published three networks, each for a reason that was measur
 - frames are folded into patches (`patch` x `patch` pixels become channels), so that the widest maps are small;
 - one pyramid serves mean and denoiser; recurrence sits at the coarser levels alone;
 - the mean is the last frame plus an increment;
+- vectors (diffusion step, noise level, Reynolds number) scale and shift feature maps instead of being added;
 - the denoiser's share of each first convolution that depends on the context is computed once per frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvdflow.config import ModelConfig
-from rvdflow.layers import ConvGRU, ResBlock, StepEmbedding, downsample, upsample
+from rvdflow.layers import ConvGRU, ResBlock, StepEmbedding, downsample, silence, upsample
+from rvdflow.networks import Given, Outlook
 
-
-def _silent(conv: nn.Conv2d) -> nn.Conv2d:
-    """Start at zero, so that an untrained mean is persistence and an untrained answer is nothing."""
-    for parameter in conv.parameters():
-        nn.init.zeros_(parameter)
-    return conv
-
-
-class Pyramid(NamedTuple):
-    """What the pyramid says about the next frame: `mean` (b, c, y, x) and `features`, one map per level."""
-
-    mean: Tensor
-    features: tuple[Tensor, ...]
+NOISE_WIDTH = 16  # numbers of the noise that reaches a one-step member as a vector
 
 
 class RecurrentPyramid(nn.Module):
-    """Frames so far -> mean of the next frame and feature maps for the denoiser."""
+    """Frames so far -> mean of the next frame and one feature map per level for the denoiser."""
 
-    def __init__(
-        self, channels: int, widths: Sequence[int], *, patch: int, recurrent_from: int, embedding: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, channels: int, widths: Sequence[int], embedding: int) -> None:
         super().__init__()
-        self.patch, self.recurrent_from = patch, recurrent_from
-        inputs = (2 * channels * patch * patch, *widths[1:])
+        self.patch, self.recurrent_from, self.mask = config.patch, config.recurrent_from, config.obstacle_mask
+        area = config.patch**2
+        inputs = ((2 * channels + self.mask) * area, *widths[1:])
         levels = range(len(widths))
-        self.level_mlp = nn.Sequential(nn.Linear(1, embedding), nn.GELU(), nn.Linear(embedding, embedding))
-        self.blocks = nn.ModuleList(ResBlock(inputs[i], widths[i], embedding) for i in levels)
+        numbers = 1 + len(config.conditions)
+        self.vector = nn.Sequential(nn.Linear(numbers, embedding), nn.GELU(), nn.Linear(embedding, embedding))
+        self.blocks = nn.ModuleList(ResBlock(inputs[i], widths[i], embedding, film=True) for i in levels)
         self.down = nn.ModuleList(downsample(widths[i], widths[i + 1]) for i in levels[:-1])
-        self.memory = nn.ModuleList(ConvGRU(widths[i]) for i in levels[recurrent_from:])
+        self.memory = nn.ModuleList(ConvGRU(widths[i]) for i in levels[self.recurrent_from :])
         self.up = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in levels[:-1])
-        self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i]) for i in levels[:-1])
-        self.head = _silent(nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1))
+        self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i], embedding, film=True) for i in levels[:-1])
+        self.head = nn.Conv2d(widths[0], channels * area, 3, padding=1)
+        silence(self.head)  # an untrained mean is persistence
 
     def forward(
-        self, frames: Tensor, previous: Tensor, noise_level: Tensor, state: Sequence[Tensor] | None = None
-    ) -> tuple[Pyramid, tuple[Tensor, ...]]:
-        """frames, previous (b, t, c, y, x), noise_level (b,); results are flattened over (b t), state over b."""
+        self, frames: Tensor, previous: Tensor, level: Tensor, given: Given, state: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor], tuple[Tensor, ...]]:
+        """Mean (b t, c, y, x) and features after each of frames (b, t, c, y, x); the new state (b, ...)."""
         b, t = frames.shape[:2]
-        vector = self.level_mlp(noise_level[:, None]).repeat_interleave(t, 0)
+        vector = self.vector(torch.cat([level[:, None], given.conditions], 1)).repeat_interleave(t, 0)
         last = frames.flatten(0, 1)
-        h = F.pixel_unshuffle(torch.cat([last, previous.flatten(0, 1)], 1), self.patch)
-        h = h.contiguous(memory_format=torch.channels_last)
+        seen = [last, previous.flatten(0, 1)]
+        if self.mask:
+            seen.append(given.fluid.repeat_interleave(t, 0))
+        h = F.pixel_unshuffle(torch.cat(seen, 1), self.patch).contiguous(memory_format=torch.channels_last)
         maps, new_state = [], []
         for i, block in enumerate(self.blocks):
             h = block(self.down[i - 1](h) if i else h, vector)
@@ -73,83 +65,79 @@ class RecurrentPyramid(nn.Module):
             maps.append(h)
         features = [maps[-1]]
         for i in reversed(range(len(maps) - 1)):
-            h = self.merge[i](torch.cat([self.up[i](h), maps[i]], 1))
+            h = self.merge[i](torch.cat([self.up[i](h), maps[i]], 1), vector)
             features.insert(0, h)
-        mean = last + F.pixel_shuffle(self.head(h), self.patch)
-        return Pyramid(mean, tuple(features)), tuple(new_state)
+        return last + F.pixel_shuffle(self.head(h), self.patch), features, tuple(new_state)
 
 
 class CompactDenoiser(nn.Module):
-    """Noisy residual, diffusion step and pyramid features -> what the prediction type says (noise or velocity)."""
+    """Noisy residual, level and pyramid features -> what the prediction type says; or noise -> a residual."""
 
-    def __init__(
-        self,
-        channels: int,
-        widths: Sequence[int],
-        context_widths: Sequence[int],
-        *,
-        patch: int,
-        embedding: int,
-    ) -> None:
+    def __init__(self, config: ModelConfig, channels: int, widths: Sequence[int], embedding: int) -> None:
         super().__init__()
-        self.patch = patch
-        inputs = (2 * channels * patch * patch, *widths[1:])
+        self.patch = config.patch
+        area = config.patch**2
+        inputs = (2 * channels * area, *widths[1:])
         levels = range(len(widths))
         self.embed = StepEmbedding(embedding)
-        self.condition = nn.ModuleList(
-            nn.Conv2d(c, w, 3, padding=1, bias=False) for c, w in zip(context_widths, widths, strict=True)
-        )
-        self.blocks = nn.ModuleList(ResBlock(inputs[i], widths[i], embedding) for i in levels)
+        self.noise = nn.Linear(NOISE_WIDTH, embedding) if config.objective == "crps" else None
+        self.condition = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1, bias=False) for w in widths)
+        self.blocks = nn.ModuleList(ResBlock(inputs[i], widths[i], embedding, film=True) for i in levels)
         self.down = nn.ModuleList(downsample(widths[i], widths[i + 1]) for i in levels[:-1])
         self.up = nn.ModuleList(upsample(widths[i + 1], widths[i]) for i in levels[:-1])
-        self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i], embedding) for i in levels[:-1])
-        self.head = _silent(nn.Conv2d(widths[0], channels * patch * patch, 3, padding=1))
+        self.merge = nn.ModuleList(ResBlock(2 * widths[i], widths[i], embedding, film=True) for i in levels[:-1])
+        self.head = nn.Conv2d(widths[0], channels * area, 3, padding=1)
+        silence(self.head)
 
-    def conditioning(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
+    def conditioning(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The part of each level that depends on the context alone: once per frame, not once per call."""
-        return tuple(conv(f) for conv, f in zip(self.condition, pyramid.features, strict=True))
+        return tuple(conv(f) for conv, f in zip(self.condition, features, strict=True))
 
-    def forward(self, noisy: Tensor, step: Tensor, mean: Tensor, conditioning: Sequence[Tensor]) -> Tensor:
-        vector = self.embed(step)
-        h = F.pixel_unshuffle(torch.cat([noisy, mean], 1), self.patch).contiguous(memory_format=torch.channels_last)
+    def forward(self, noisy: Tensor, position: Tensor, outlook: Outlook, vector: Tensor | None = None) -> Tensor:
+        embedded = self.embed(position)
+        if vector is not None and self.noise is not None:
+            embedded = embedded + self.noise(vector)
+        h = torch.cat([noisy, outlook.mean], 1)
+        h = F.pixel_unshuffle(h, self.patch).contiguous(memory_format=torch.channels_last)
         maps = []
         for i, block in enumerate(self.blocks):
-            h = block(self.down[i - 1](h) if i else h, vector, conditioning[i])
+            h = block(self.down[i - 1](h) if i else h, embedded, outlook.conditioning[i])
             maps.append(h)
         for i in reversed(range(len(maps) - 1)):
-            h = self.merge[i](torch.cat([self.up[i](h), maps[i]], 1), vector)
+            h = self.merge[i](torch.cat([self.up[i](h), maps[i]], 1), embedded)
         return F.pixel_shuffle(self.head(h), self.patch)
 
 
 class CompactNetworks(nn.Module):
-    """Pyramid and denoiser behind the two calls that the model makes."""
+    """Pyramid and denoiser behind the two calls of `rvdflow.networks.Networks`."""
+
+    noise_width = NOISE_WIDTH
 
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
         embedding = 2 * config.width
-        self.pyramid = RecurrentPyramid(
-            channels, widths, patch=config.patch, recurrent_from=config.recurrent_from, embedding=embedding
-        )
+        self.predictor = RecurrentPyramid(config, channels, widths, embedding)
+        self.denoiser = CompactDenoiser(config, channels, widths, embedding)
         self.coarsening = config.patch * 2 ** (len(widths) - 1)
-        self.denoiser = CompactDenoiser(channels, widths, widths, patch=config.patch, embedding=embedding)
 
     def look(
-        self, frames: Tensor, previous: Tensor, level: Tensor, state: Sequence[Tensor] | None, *, skip: int
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Show frames (b, t, c, y, x), the frame before each, and the noise level (b,) that was put on them.
-
-        Returns mean (b (t - skip), c, y, x) and conditioning of the frames after the first `skip`, and the new state.
-        """
+        self,
+        frames: Tensor,
+        previous: Tensor,
+        level: Tensor,
+        given: Given,
+        state: Sequence[Tensor] | None,
+        *,
+        skip: int,
+    ) -> tuple[Outlook, tuple[Tensor, ...]]:
+        """See `Networks.look`."""
         b, t = frames.shape[:2]
-        pyramid, new_state = self.pyramid(frames, previous, level, state)
+        mean, features, new_state = self.predictor(frames, previous, level, given, state)
         if skip:
-            mean, *features = (
-                x.unflatten(0, (b, t))[:, skip:].flatten(0, 1) for x in (pyramid.mean, *pyramid.features)
-            )
-            pyramid = Pyramid(mean, tuple(features))
-        return pyramid.mean, self.denoiser.conditioning(pyramid), new_state
+            mean, *features = (x.unflatten(0, (b, t))[:, skip:].flatten(0, 1) for x in (mean, *features))
+        return Outlook(mean, self.denoiser.conditioning(features)), new_state
 
-    def denoise(self, noisy: Tensor, n: Tensor, mean: Tensor, conditioning: Sequence[Tensor]) -> Tensor:
-        """Answer (b, c, y, x) for y_n at steps n (b,)."""
-        return self.denoiser(noisy, n, mean, conditioning)
+    def denoise(self, noisy: Tensor, position: Tensor, outlook: Outlook, vector: Tensor | None = None) -> Tensor:
+        """See `Networks.denoise`."""
+        return self.denoiser(noisy, position, outlook, vector)

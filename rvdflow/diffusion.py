@@ -1,9 +1,18 @@
-"""Equations of the diffusion: noise schedule, noising, and the three ways to write a denoiser's answer.
+"""Equations of the diffusion: noise levels, noising, and how a denoiser's answer is read.
 
-    y_n = sqrt(abar_n) y_0 + sqrt(1 - abar_n) eps,   n = 0 (clean) .. N (noise)                    (Eq. 6-7)
+A noisy residual is y_0 + sigma eps: signal of one, noise of standard deviation sigma. The network is shown it scaled
+to about unit variance,
 
-Cosine schedule: Nichol & Dhariwal (2021), arXiv:2102.09672, Eq. 17. Velocity v = sqrt(abar) eps - sqrt(1 - abar) y_0:
-Salimans & Ho (2022), arXiv:2202.00512. Symbols and equation numbers otherwise: arXiv:2203.09481.
+    y_n = (y_0 + sigma eps) / sqrt(1 + sigma^2) = sqrt(abar_n) y_0 + sqrt(1 - abar_n) eps           (Eq. 6-7)
+
+so that the N steps of a schedule (n = 0 clean .. N noise) are the levels sigma_n^2 = 1/abar_n - 1, and any other
+sigma > 0 is a level as good. The velocity v = sqrt(abar) eps - sqrt(1 - abar) y_0 that a network may be asked for is,
+but for its sign, what the preconditioning of EDM asks for where the data have unit variance: with c_skip = abar and
+c_out = sqrt(1 - abar) the clean residual is c_skip (y_0 + sigma eps) - c_out v.
+
+Symbols and equation numbers: Yang, Srivastava & Mandt (2023), arXiv:2203.09481. Cosine schedule: Nichol & Dhariwal
+(2021), arXiv:2102.09672, Eq. 17. Velocity: Salimans & Ho (2022), arXiv:2202.00512. EDM: Karras et al. (2022),
+arXiv:2206.00364, Table 1.
 """
 
 from __future__ import annotations
@@ -14,11 +23,26 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rvdflow.noise import Draws
+
 Prediction = Literal["noise", "velocity"]
+POSITIONS = 1000.0  # continuous levels are embedded as numbers from 0 (clean) to this (nothing but noise)
+
+
+class Level(NamedTuple):
+    """Noise levels of a batch: `sigma` (batch,) and `position` (batch,), the number that the network embeds."""
+
+    sigma: Tensor
+    position: Tensor
+
+    def scales(self, ndim: int) -> tuple[Tensor, Tensor]:
+        """sqrt(abar), sqrt(1 - abar), shaped to multiply tensors of `ndim` dimensions."""
+        signal = torch.rsqrt(1 + self.sigma.square()).reshape(-1, *[1] * (ndim - 1))
+        return signal, self.sigma.reshape(signal.shape) * signal
 
 
 class Schedule(NamedTuple):
-    """`alpha_bar` (N + 1,) in float64, decreasing from 1 at n = 0."""
+    """N discrete levels: `alpha_bar` (N + 1,) in float64, decreasing from 1 at n = 0."""
 
     alpha_bar: Tensor
 
@@ -26,10 +50,57 @@ class Schedule(NamedTuple):
     def steps(self) -> int:
         return len(self.alpha_bar) - 1
 
-    def signal_and_noise(self, n: Tensor, ndim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """sqrt(abar_n), sqrt(1 - abar_n) for n (batch,), shaped to multiply tensors of `ndim` dimensions."""
-        abar = self.alpha_bar.to(n.device)[n].reshape(-1, *[1] * (ndim - 1))
-        return abar.sqrt().to(dtype), (1 - abar).sqrt().to(dtype)
+    @property
+    def sigma(self) -> Tensor:
+        """(N + 1,) float64, increasing from 0."""
+        return (1 / self.alpha_bar - 1).clamp(min=0).sqrt()
+
+    def level(self, n: Tensor) -> Level:
+        """The levels of steps n (batch,)."""
+        return Level(self.sigma.to(n.device)[n].float(), n)
+
+    def at(self, sigma: float, like: Tensor) -> Level:
+        """The step nearest to `sigma` for every row of `like`."""
+        n = int((self.sigma - sigma).abs().argmin())
+        return self.level(torch.full((like.shape[0],), n, dtype=torch.long, device=like.device))
+
+    def draw(self, draws: Draws, count: int) -> Level:
+        """Steps drawn evenly from 1..N, `count` for each clip: (clips * count,)."""
+        return self.level(draws.integers(1, self.steps + 1, count).flatten())
+
+
+class Continuum(NamedTuple):
+    """Any sigma is a level; in training ln sigma is normal with `mean` and `deviation`."""
+
+    mean: float
+    deviation: float
+
+    def level(self, sigma: Tensor) -> Level:
+        return Level(sigma, position(sigma))
+
+    def at(self, sigma: float, like: Tensor) -> Level:
+        return self.level(torch.full((like.shape[0],), sigma, dtype=torch.float32, device=like.device))
+
+    def draw(self, draws: Draws, count: int) -> Level:
+        return self.level((self.mean + self.deviation * draws.normal(count).flatten()).exp())
+
+
+Levels = Schedule | Continuum
+
+
+def position(sigma: Tensor) -> Tensor:
+    """Where on the way from clean (0) to noise (POSITIONS) a level lies: the step n/N of an ideal cosine schedule."""
+    return torch.atan(sigma) * (2 / math.pi * POSITIONS)
+
+
+def position_of(sigma: float) -> float:
+    """`position` of one level."""
+    return math.atan(sigma) * (2 / math.pi * POSITIONS)
+
+
+def sigma_at(position: float) -> float:
+    """The inverse of `position_of`, for positions below POSITIONS."""
+    return math.tan(position / (2 / math.pi * POSITIONS))
 
 
 def cosine_schedule(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
@@ -40,38 +111,24 @@ def cosine_schedule(steps: int, offset: float = 0.008, max_beta: float = 0.999) 
     return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]))
 
 
-def add_noise(clean: Tensor, noise: Tensor, n: Tensor, schedule: Schedule) -> Tensor:
-    """y_n from y_0 and eps of the same shape, n (batch,)."""
-    a, s = schedule.signal_and_noise(n, clean.ndim, clean.dtype)
+def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:
+    """y_n from y_0 and eps of the same shape (batch, ...)."""
+    a, s = level.scales(clean.ndim)
     return a * clean + s * noise
 
 
-def target(clean: Tensor, noise: Tensor, n: Tensor, schedule: Schedule, prediction: Prediction) -> Tensor:
+def target(clean: Tensor, noise: Tensor, level: Level, prediction: Prediction) -> Tensor:
     """What the denoiser is asked for."""
     if prediction == "noise":
         return noise
-    a, s = schedule.signal_and_noise(n, clean.ndim, clean.dtype)
+    a, s = level.scales(clean.ndim)
     return a * noise - s * clean
 
 
-def clean_and_noise(
-    noisy: Tensor,
-    answer: Tensor,
-    n: Tensor,
-    schedule: Schedule,
-    prediction: Prediction,
-    bound: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(y_0, eps) implied by a denoiser's answer at y_n, the inverse of `target`.
-
-    With `bound`, y_0 is clamped to [-bound, bound] and eps follows from it.
-    """
-    a, s = schedule.signal_and_noise(n, noisy.ndim, noisy.dtype)
-    if prediction == "noise":
-        clean, noise = (noisy - s * answer) / a.clamp(min=1e-8), answer
-    else:
-        clean, noise = a * noisy - s * answer, s * noisy + a * answer
-    if bound is None:
-        return clean, noise
-    clean = clean.clamp(-bound, bound)
-    return clean, (noisy - a * clean) / s
+def read_answer(
+    noisy: Tensor, answer: Tensor, level: Level, prediction: Prediction, bound: float | None = None
+) -> Tensor:
+    """y_0 implied by a denoiser's answer at y_n, the inverse of `target`; with `bound` clamped to [-bound, bound]."""
+    a, s = level.scales(noisy.ndim)
+    clean = (noisy - s * answer) / a.clamp(min=1e-8) if prediction == "noise" else a * noisy - s * answer
+    return clean if bound is None else clean.clamp(-bound, bound)

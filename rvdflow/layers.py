@@ -23,6 +23,12 @@ def _groups(channels: int) -> int:
     return math.gcd(8, channels)
 
 
+def silence(module: nn.Module) -> None:
+    """Start at zero, so that what this module adds is nothing before training."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+
+
 class Block(nn.Module):
     """conv3x3 -> GroupNorm -> LeakyReLU; `bias` (from a condition) is added right after the convolution.
 
@@ -42,13 +48,20 @@ class Block(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two Blocks with a vector added between them (the embedded diffusion step) and a skip connection."""
+    """Two Blocks with a vector added between them (the embedded diffusion step) and a skip connection.
 
-    def __init__(self, c_in: int, c_out: int, embedding: int | None = None) -> None:
+    With `film` the vector also scales: h (1 + a) + b (feature-wise linear modulation, Perez et al. 2018,
+    arXiv:1709.07871); the vector says nothing before training.
+    """
+
+    def __init__(self, c_in: int, c_out: int, embedding: int | None = None, *, film: bool = False) -> None:
         super().__init__()
         self.first = Block(c_in, c_out)
         self.second = Block(c_out, c_out)
-        self.project = nn.Linear(embedding, c_out) if embedding is not None else None
+        self.film = film
+        self.project = nn.Linear(embedding, c_out * (2 if film else 1)) if embedding is not None else None
+        if film and self.project is not None:
+            silence(self.project)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor, vector: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -56,7 +69,12 @@ class ResBlock(nn.Module):
         if self.project is not None:
             if vector is None:
                 raise ValueError("this ResBlock was built with an embedding: pass the step vector")
-            h = h + self.project(F.leaky_relu(vector, SLOPE))[:, :, None, None]
+            terms = self.project(F.leaky_relu(vector, SLOPE))[:, :, None, None]
+            if self.film:
+                scale, shift = terms.chunk(2, 1)
+                h = torch.addcmul(shift, h, 1 + scale)
+            else:
+                h = h + terms
         return self.second(h) + self.skip(x)
 
 

@@ -17,42 +17,42 @@ from torch import Tensor, nn
 
 from rvdflow.compact import CompactNetworks
 from rvdflow.config import ModelConfig, SamplerConfig
-from rvdflow.diffusion import add_noise, clean_and_noise, cosine_schedule, target
+from rvdflow.diffusion import POSITIONS, Continuum, Levels, cosine_schedule, read_answer
+from rvdflow.networks import Given, Networks, Outlook
+from rvdflow.noise import Draws
+from rvdflow.objectives import Losses, crps_loss, diffusion_loss
 from rvdflow.published import PublishedNetworks
-from rvdflow.samplers import SAMPLERS
+from rvdflow.samplers import SAMPLERS, sigmas
 
 
 class State(NamedTuple):
     """A forecast under way: what has been seen (`recurrent`, `last`, `previous`) and the outlook on the next frame.
 
-    `outlook` is (mean, conditioning), or None when `last` has not been shown to the networks yet.
+    `outlook` is None when `last` has not been shown to the networks yet.
     """
 
     recurrent: Any
     last: Tensor
     previous: Tensor
-    outlook: Any
-
-
-def _map(tree: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    if tree is None:
-        return None
-    if isinstance(tree, Tensor):
-        return f(tree)
-    items = [_map(t, f) for t in tree]
-    return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
+    outlook: Outlook | None
+    given: Given
 
 
 class ResidualVideoDiffusion(nn.Module):
-    """The model: `loss` to train it, `encode`, `expand` and `step` to forecast with it."""
+    """The model: `loss` to train it, `encode`, `repeat` and `step` to forecast with it."""
 
+    networks: Networks
     residual_variance: Tensor
     inflation: Tensor
 
     def __init__(self, config: ModelConfig, *, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.config, self.frame_shape = config, (channels, height, width)
-        self.schedule = cosine_schedule(config.diffusion_steps)
+        self.levels: Levels = (
+            cosine_schedule(config.diffusion_steps)
+            if config.levels == "discrete"
+            else Continuum(config.log_sigma_mean, config.log_sigma_deviation)
+        )
         networks = PublishedNetworks if config.architecture == "published" else CompactNetworks
         self.networks = networks(config, channels)
         coarsening = self.networks.coarsening
@@ -75,75 +75,89 @@ class ResidualVideoDiffusion(nn.Module):
         floor = 1e-2 * self.residual_variance.mean()
         return (self.residual_variance + floor).sqrt()
 
-    def loss(self, clip: Tensor, *, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        c = self.config
-        b, t = clip.shape[:2]
-        level = torch.zeros(b, device=clip.device)
-        frames = clip[:, :-1]
-        if c.context_noise:
-            level = c.context_noise * torch.rand(b, generator=generator, device=clip.device)
-            frames = frames + level[:, None, None, None, None] * torch.randn(
-                frames.shape, generator=generator, device=clip.device
-            )
-        previous = torch.cat([frames[:, :1], frames[:, :-1]], 1)
-        mean, conditioning, _ = self.networks.look(frames, previous, level, None, skip=c.context_frames - 1)
-        truth = clip[:, c.context_frames :].flatten(0, 1)
-        residual = truth - mean
-        if self.training and c.residual_scale != "fixed":
-            self._follow(residual.detach(), step)
-        mean_error = residual.square().mean()
-        clean = residual / self.sigma
-        if not c.mean_gradient:
-            clean = clean.detach()
-        k = t - c.context_frames
-        draws = b if c.noise_level_per == "clip" else b * k
-        n = torch.randint(1, c.diffusion_steps + 1, (draws,), generator=generator, device=clip.device)
-        if c.noise_level_per == "clip":
-            n = n.repeat_interleave(k)
-        noise = torch.randn(clean.shape, generator=generator, device=clip.device)
-        noisy = add_noise(clean, noise, n, self.schedule)
-        answer = self.networks.denoise(noisy, n, mean if c.mean_gradient else mean.detach(), conditioning)
-        wrong = answer - target(clean, noise, n, self.schedule, c.prediction)
-        diffusion = wrong.square().mean() if c.loss == "l2" else wrong.abs().mean()
-        total = diffusion
-        if c.mean_loss:
-            total = total + c.mean_loss * mean_error / self.residual_variance.mean()
-        return {"loss": total, "diffusion": diffusion.detach(), "mean_rmse": mean_error.detach().sqrt()}
+    def look(
+        self, frames: Tensor, previous: Tensor, level: Tensor, given: Given, state: Any, *, skip: int
+    ) -> tuple[Outlook, Any]:
+        """See `Networks.look`; the mean is nothing where the diffusion draws whole frames."""
+        outlook, state = self.networks.look(frames, previous, level, given, state, skip=skip)
+        if self.config.mean == "zero":
+            outlook = Outlook(torch.zeros_like(outlook.mean), outlook.conditioning)
+        return outlook, state
 
-    def _follow(self, residual: Tensor, step: int) -> None:
+    # training
+
+    def loss(self, frames: Tensor, given: Given, *, progress: float, draws: Draws) -> Losses:
+        """Loss of clips (b, t, c, y, x) after a part `progress` (0 to 1) of the training."""
+        if self.config.mean_first:
+            self.networks.predictor.requires_grad_(progress < self.config.mean_first)
+        objective = diffusion_loss if self.config.objective == "diffusion" else crps_loss
+        return objective(self, frames, given, progress, draws)
+
+    def mean_square(self, residual: Tensor) -> Tensor:
+        """Mean square of residuals (rows, c, y, x) in the shape of `residual_variance`."""
         dims = (0,) if self.config.residual_scale == "pixel" else (0, 2, 3)
-        now = residual.square().mean(dims, keepdim=True)[0]
-        self.residual_variance.lerp_(now, max(0.01, 1 / (step + 1)))
+        return residual.square().mean(dims, keepdim=True)[0]
+
+    @torch.no_grad()
+    def follow(self, residual_square: Tensor, step: int) -> None:
+        """Take one step's mean square residual into the running one; `step` counts from 0."""
+        if self.config.residual_scale != "fixed":
+            self.residual_variance.lerp_(residual_square, max(0.01, 1 / (step + 1)))
 
     # forecasting
 
     @torch.no_grad()
-    def encode(self, context: Tensor) -> State:
+    def encode(self, context: Tensor, given: Given) -> State:
+        """The state after seeing context frames (b, t, c, y, x)."""
         level = torch.zeros(context.shape[0], device=context.device)
         previous = torch.cat([context[:, :1], context[:, :-1]], 1)
-        mean, conditioning, recurrent = self.networks.look(context, previous, level, None, skip=context.shape[1] - 1)
-        return State(recurrent, context[:, -1], previous[:, -1], (mean, conditioning))
+        outlook, recurrent = self.look(context, previous, level, given, None, skip=context.shape[1] - 1)
+        return State(recurrent, context[:, -1], previous[:, -1], outlook, given)
 
-    def expand(self, state: State, members: int) -> State:
-        return _map(state, lambda x: x.repeat_interleave(members, 0))
+    def repeat(self, tree: Any, times: int) -> Any:
+        """State or outlook with each row `times` times side by side: members share what was encoded once."""
+        return _map(tree, lambda x: x.repeat_interleave(times, 0))
 
     @torch.no_grad()
-    def step(self, state: State, noise: Callable[[], Tensor], sampler: SamplerConfig) -> tuple[Tensor, State]:
+    def step(self, state: State, noise: Callable[..., Tensor], sampler: SamplerConfig) -> tuple[Tensor, State]:
+        """Draw the next frame (b, c, y, x); `noise()` and `noise(shape)` return fresh normal numbers for each row."""
         outlook, recurrent = state.outlook, state.recurrent
         if outlook is None:
             level = torch.zeros(state.last.shape[0], device=state.last.device)
-            mean, conditioning, recurrent = self.networks.look(
-                state.last[:, None], state.previous[:, None], level, recurrent, skip=0
-            )
-            outlook = (mean, conditioning)
-        mean, conditioning = outlook
-
-        def denoise(y: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-            answer = self.networks.denoise(y, n, mean, conditioning)
-            return clean_and_noise(y, answer, n, self.schedule, self.config.prediction, self.config.clip_residual)
-
-        residual = SAMPLERS[sampler.name](denoise, noise, self.schedule, sampler.steps)
-        frame = mean + self.inflation * self.sigma * residual
+            frames = state.last[:, None], state.previous[:, None]
+            outlook, recurrent = self.look(*frames, level, state.given, recurrent, skip=0)
+        frame = outlook.mean + self.inflation * self.sigma * self.draw(outlook, noise, sampler)
         if self.config.clamp:
             frame = frame.clamp(-1, 1)
-        return frame, State(recurrent, frame, state.last, None)
+        if self.config.masked_loss:
+            frame = frame * state.given.fluid
+        return frame, State(recurrent, frame, state.last, None, state.given)
+
+    def draw(self, outlook: Outlook, noise: Callable[..., Tensor], sampler: SamplerConfig) -> Tensor:
+        """A residual y_0 (b, c, y, x) for each row of `outlook`."""
+        if self.config.objective == "crps":
+            width = self.networks.noise_width
+            return self.one_step(noise(), noise((width,)) if width else None, outlook)
+
+        def denoise(y: Tensor, sigma: float) -> Tensor:
+            """y_0 expected given y = y_0 + sigma eps."""
+            level = self.levels.at(sigma, y)
+            noisy = y * level.scales(y.ndim)[0]
+            answer = self.networks.denoise(noisy, level.position, outlook)
+            return read_answer(noisy, answer, level, self.config.prediction, self.config.clip_residual)
+
+        return SAMPLERS[sampler.name](denoise, noise, sigmas(self.levels, sampler), sampler)
+
+    def one_step(self, noise: Tensor, vector: Tensor | None, outlook: Outlook) -> Tensor:
+        """The residual that noise (b, c, y, x) and its vector (b, noise_width) mean, in one network call."""
+        position = torch.full((len(noise),), POSITIONS, device=noise.device)
+        return self.networks.denoise(noise, position, outlook, vector)
+
+
+def _map(tree: Any, f: Callable[[Tensor], Tensor]) -> Any:
+    if tree is None:
+        return None
+    if isinstance(tree, Tensor):
+        return f(tree)
+    items = [_map(t, f) for t in tree]
+    return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)

@@ -31,12 +31,38 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(stream_seed(seed, *names)))
 
 
+class Draws:
+    """Random numbers of one training step, one row per clip.
+
+    Of the `total` clips of a step this process handles `count`, from number `first` on. The numbers of all are drawn
+    and those of the others thrown away, so a clip has the same ones however a step is divided among processes or into
+    parts.
+    """
+
+    def __init__(self, generator: torch.Generator, total: int, first: int = 0, count: int | None = None):
+        self.generator, self.total = generator, total
+        self.rows = slice(first, first + (total if count is None else count))
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers (count, *shape)."""
+        return torch.randn(self.total, *shape, generator=self.generator, device=self.generator.device)[self.rows]
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Numbers (count, *shape) between 0 and 1."""
+        return torch.rand(self.total, *shape, generator=self.generator, device=self.generator.device)[self.rows]
+
+    def integers(self, low: int, high: int, *shape: int) -> torch.Tensor:
+        """Integers (count, *shape), at least `low` and below `high`."""
+        size, device = (self.total, *shape), self.generator.device
+        return torch.randint(low, high, size, generator=self.generator, device=device)[self.rows]
+
+
 class MemberNoise:
     """Standard normal frames for some members of some cases; calling it draws the next ones.
 
     `cases` are (trajectory, init_time) pairs, `members` member numbers, `frame` = (channel, y, x). A call returns
     (cases * members, channel, y, x), members of a case side by side. Each member draws from its own stream,
-    always on the CPU: the numbers are the same on every device.
+    always on the CPU: the numbers are the same on every device. Another shape may be asked for: `noise((16,))`.
     """
 
     def __init__(
@@ -55,8 +81,9 @@ class MemberNoise:
         self.frame = frame
         self.device = device
 
-    def __call__(self) -> torch.Tensor:
-        draws = torch.empty(len(self.generators), *self.frame)
+    def __call__(self, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+        wanted = self.frame if shape is None else shape
+        draws = torch.empty(len(self.generators), *wanted)
         for row, generator in zip(draws, self.generators, strict=True):
-            torch.randn(self.frame, generator=generator, out=row)
+            torch.randn(wanted, generator=generator, out=row)
         return draws.to(self.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from rvdflow.config import ModelConfig
 from rvdflow.context import ContextEncoder
 from rvdflow.denoiser import Denoiser
+from rvdflow.networks import Given, Outlook
 from rvdflow.predictor import MeanPredictor
 
 
@@ -23,6 +23,8 @@ class Memory(NamedTuple):
 class PublishedNetworks(nn.Module):
     """Mean predictor, context encoder and denoiser, none sharing weights with another."""
 
+    noise_width = 0
+
     def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
         widths = [config.width * m for m in config.multipliers]
@@ -33,24 +35,18 @@ class PublishedNetworks(nn.Module):
         self.coarsening = 2 ** (max(len(widths), len(config.mean_multipliers)) - 1)
 
     def look(
-        self, frames: Tensor, previous: Tensor, level: Tensor, state: Memory | None, *, skip: int
-    ) -> tuple[Tensor, tuple[Tensor, ...], Memory]:
-        """Show frames (b, t, c, y, x); mean (b (t - skip), c, y, x) and context maps of the frames after `skip`.
-
-        `previous` and `level` are not inputs of the published networks.
-        """
+        self, frames: Tensor, previous: Tensor, level: Tensor, given: Given, state: Memory | None, *, skip: int
+    ) -> tuple[Outlook, Memory]:
+        """See `Networks.look`; `previous`, `level` and `given` are not inputs of the published networks."""
         b, t = frames.shape[:2]
         mean, mean_state = self.predictor(frames, None if state is None else state.mean)
         maps = self.context(frames, None if state is None else state.context)
         mean = mean.unflatten(0, (b, t))[:, skip:].flatten(0, 1)
         if self.clamp:
             mean = mean.clamp(-1, 1)
-        return (
-            mean,
-            tuple(m[:, skip:].flatten(0, 1) for m in maps),
-            Memory(mean_state, tuple(m[:, -1] for m in maps)),
-        )
+        outlook = Outlook(mean, tuple(m[:, skip:].flatten(0, 1) for m in maps))
+        return outlook, Memory(mean_state, tuple(m[:, -1] for m in maps))
 
-    def denoise(self, noisy: Tensor, n: Tensor, mean: Tensor, conditioning: Sequence[Tensor]) -> Tensor:
-        """Answer for y_n; the mean is not an input of the published denoiser."""
-        return self.denoiser(noisy, n, conditioning)
+    def denoise(self, noisy: Tensor, position: Tensor, outlook: Outlook, vector: Tensor | None = None) -> Tensor:
+        """See `Networks.denoise`; neither the mean nor a vector is an input of the published denoiser."""
+        return self.denoiser(noisy, position, outlook.conditioning)

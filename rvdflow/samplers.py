@@ -1,91 +1,133 @@
-"""Samplers: draw y_0 given a denoiser function, a schedule and a source of normal noise.
+"""Samplers: draw y_0 given a denoiser, a list of noise levels and a source of normal noise.
 
-Each takes `denoise(y, n) -> (clean, noise)` with n (batch,) integer, and `noise() -> Tensor` which returns fresh
-standard normal numbers of the sample's shape (batch, channel, y, x). `steps` is the number of network calls.
+All work on y = y_0 + sigma eps, from the first level of `sigmas` down to 0, and call `denoise(y, sigma)`, the expected
+y_0, `steps` times. They start from sqrt(1 + sigma^2) times normal noise, the law of y for data of unit variance.
 
-- ancestral: Algorithm 1 of arXiv:2203.09481 with its misprints mended (n runs from N down to 1; the noise is
-  multiplied by the standard deviation of the posterior, and none is added at the last step). With fewer calls than N
-  the posterior of the thinned schedule is used.
-- ddim: Song, Meng & Ermon (2021), arXiv:2010.02502, Eq. 12 with eta = 0.
-- dpmpp: DPM-Solver++(2M), Lu et al. (2022), arXiv:2211.01095, Algorithm 2, with a first-order last step.
+- ancestral: the posterior of the next level given y and y_0 (Ho et al. 2020, arXiv:2006.11239, Eq. 7). On all N levels
+  of a schedule it is Algorithm 1 of arXiv:2203.09481 with its misprints mended (n runs from N down to 1; the noise is
+  multiplied by the standard deviation of the posterior, and none is added at the last step).
+- ddim: Song, Meng & Ermon (2021), arXiv:2010.02502, Eq. 12 with eta = 0; Euler's method for the probability flow.
+- heun: Karras et al. (2022), arXiv:2206.00364, Algorithm 1, and with `churn` Algorithm 2; second order.
+- dpmpp: DPM-Solver++(2M), Lu et al. (2022), arXiv:2211.01095, Algorithm 2, second order with a first-order last step.
+- truncated: ddim down to the level `stop`, then the posterior mean at once (Tweedie's formula): few calls suffice, what
+  is finer than the noise at `stop` is averaged (Shehata, Holzschuh & Thuerey 2025, ICLR).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from rvdflow.diffusion import Schedule
+from rvdflow.config import SamplerConfig
+from rvdflow.diffusion import Levels, Schedule, position_of, sigma_at
 
-Denoise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Denoise = Callable[[Tensor, float], Tensor]
 Noise = Callable[[], Tensor]
 
 
-def levels(schedule: Schedule, steps: int) -> list[int]:
-    """steps + 1 distinct noise levels from N down to 0, evenly spaced."""
-    if not 1 <= steps <= schedule.steps:
-        raise ValueError(f"sampler steps {steps} is outside 1..{schedule.steps}")
-    return [round(schedule.steps * (steps - i) / steps) for i in range(steps + 1)]
+def sigmas(levels: Levels, config: SamplerConfig) -> list[float]:
+    """The noise levels that a sampler with `config.steps` network calls visits, from the largest down to 0.
+
+    Discrete levels are taken from the schedule and distinct. ValueError when there are fewer of them than calls.
+    """
+    intervals = config.steps if config.name != "heun" else (config.steps + 1) // 2  # its last interval takes one call
+    if isinstance(levels, Schedule):
+        return _discrete(levels, config, intervals)
+    if config.spacing == "even" and config.name != "truncated":
+        return [sigma_at(position_of(config.sigma_max) * (1 - i / intervals)) for i in range(intervals + 1)]
+    last = config.stop if config.name == "truncated" else config.sigma_min
+    return [*_spaced(config.sigma_max, last, intervals, config), 0.0]
 
 
-def _pairs(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, float, float]]:
-    """(n, next n, abar_n, abar_next) along the way down."""
-    grid = levels(schedule, steps)
-    for n, m in itertools.pairwise(grid):
-        yield n, m, float(schedule.alpha_bar[n]), float(schedule.alpha_bar[m])
+def _discrete(schedule: Schedule, config: SamplerConfig, intervals: int) -> list[float]:
+    table = schedule.sigma
+    if not 1 <= intervals <= schedule.steps:
+        raise ValueError(f"sampler steps {config.steps}: this model has {schedule.steps} noise levels")
+    if config.name != "truncated" and config.spacing == "even":
+        steps = [round(schedule.steps * (intervals - i) / intervals) for i in range(intervals + 1)]
+        return [float(table[n]) for n in steps]
+    first, last = float(table[-1]), config.stop if config.name == "truncated" else float(table[1])
+    wanted = torch.tensor(_spaced(min(first, config.sigma_max), last, intervals, config), dtype=table.dtype)
+    nearest = (table[None] - wanted[:, None]).abs().argmin(1).tolist()
+    for i in reversed(range(len(nearest))):  # distinct, and room for those below
+        nearest[i] = max(nearest[i], nearest[i + 1] + 1 if i + 1 < len(nearest) else 1)
+    return [*(float(table[min(n, schedule.steps)]) for n in nearest), 0.0]
 
 
-def _at(n: int, like: Tensor) -> Tensor:
-    return torch.full((like.shape[0],), n, dtype=torch.long, device=like.device)
+def _spaced(first: float, last: float, count: int, config: SamplerConfig) -> list[float]:
+    """`count` levels from `first` to `last`."""
+    if count == 1:
+        return [first]
+    parts = [i / (count - 1) for i in range(count)]
+    if config.spacing == "karras":
+        a, b = first ** (1 / config.rho), last ** (1 / config.rho)
+        return [(a + (b - a) * p) ** config.rho for p in parts]
+    a, b = position_of(first), position_of(last)
+    return [sigma_at(a + (b - a) * p) for p in parts]
 
 
-def ancestral(denoise: Denoise, noise: Noise, schedule: Schedule, steps: int) -> Tensor:
-    y = noise()
-    for n, m, abar, abar_next in _pairs(schedule, steps):
-        clean, _ = denoise(y, _at(n, y))
-        alpha = abar / abar_next  # of this (possibly thinned) step; beta = 1 - alpha
-        mean_clean = abar_next**0.5 * (1 - alpha) / (1 - abar)
-        mean_noisy = alpha**0.5 * (1 - abar_next) / (1 - abar)
-        y = mean_clean * clean + mean_noisy * y
-        if m > 0:
-            y = y + ((1 - alpha) * (1 - abar_next) / (1 - abar)) ** 0.5 * noise()
+def _start(noise: Noise, sigma: float) -> Tensor:
+    return noise() * (1 + sigma**2) ** 0.5
+
+
+def ancestral(denoise: Denoise, noise: Noise, sigmas: Sequence[float], config: SamplerConfig) -> Tensor:
+    y = _start(noise, sigmas[0])
+    for now, after in itertools.pairwise(sigmas):
+        kept = (after / now) ** 2
+        clean = denoise(y, now)
+        y = clean + kept * (y - clean)
+        if after:
+            variance = after**2 * (1 - kept)
+            # Of y_n = y / sqrt(1 + sigma^2), whose posterior variance is what Algorithm 1 prints as the factor.
+            printed = variance / (1 + after**2) ** 0.5
+            y = y + (variance**0.5 if config.noise_term == "deviation" else printed) * noise()
     return y
 
 
-def ddim(denoise: Denoise, noise: Noise, schedule: Schedule, steps: int) -> Tensor:
-    y = noise()
-    for n, _, _, abar_next in _pairs(schedule, steps):
-        clean, eps = denoise(y, _at(n, y))
-        y = abar_next**0.5 * clean + (1 - abar_next) ** 0.5 * eps
+def ddim(denoise: Denoise, noise: Noise, sigmas: Sequence[float], config: SamplerConfig) -> Tensor:
+    y = _start(noise, sigmas[0])
+    for now, after in itertools.pairwise(sigmas):
+        y = torch.lerp(denoise(y, now), y, after / now)
     return y
 
 
-def dpmpp(denoise: Denoise, noise: Noise, schedule: Schedule, steps: int) -> Tensor:
-    y = noise()
-    last_clean, last_h = None, 0.0
-    for n, m, abar, abar_next in _pairs(schedule, steps):
-        clean, _ = denoise(y, _at(n, y))
-        if m == 0:
-            return clean  # first order: the last level is noise-free
-        h = 0.5 * (_logit(abar_next) - _logit(abar))  # step in log(signal / noise)
-        direction = clean if last_clean is None else clean + (clean - last_clean) * (h / (2 * last_h))
-        ratio = ((1 - abar_next) / (1 - abar)) ** 0.5
-        y = ratio * y + (abar_next**0.5 - ratio * abar**0.5) * direction
-        last_clean, last_h = clean, h
+def heun(denoise: Denoise, noise: Noise, sigmas: Sequence[float], config: SamplerConfig) -> Tensor:
+    y = _start(noise, sigmas[0])
+    for now, after in itertools.pairwise(sigmas):
+        if config.churn:
+            more = now * (1 + config.churn)
+            y = y + (more**2 - now**2) ** 0.5 * noise()
+            now = more
+        slope = (y - denoise(y, now)) / now
+        guess = y + (after - now) * slope
+        if after:
+            slope = 0.5 * (slope + (guess - denoise(guess, after)) / after)
+        y = y + (after - now) * slope
     return y
 
 
-def _logit(abar: float) -> float:
-    """log(signal^2 / noise^2)."""
-    return math.log(max(abar, 1e-300)) - math.log1p(-abar)
+def dpmpp(denoise: Denoise, noise: Noise, sigmas: Sequence[float], config: SamplerConfig) -> Tensor:
+    y = _start(noise, sigmas[0])
+    before: tuple[Tensor, float] | None = None  # last clean residual, and its level
+    for now, after in itertools.pairwise(sigmas):
+        clean = direction = denoise(y, now)
+        if before is not None and after:
+            # Extrapolated to the middle of the interval in ln sigma; the last interval has no middle.
+            ratio = math.log(now / after) / math.log(before[1] / now)
+            direction = clean + 0.5 * ratio * (clean - before[0])
+        y = torch.lerp(direction, y, after / now)
+        before = clean, now
+    return y
 
 
-SAMPLERS: dict[str, Callable[[Denoise, Noise, Schedule, int], Tensor]] = {
+SAMPLERS: dict[str, Callable[[Denoise, Noise, Sequence[float], SamplerConfig], Tensor]] = {
     "ancestral": ancestral,
     "ddim": ddim,
+    "heun": heun,
     "dpmpp": dpmpp,
+    "truncated": ddim,
 }
