@@ -1,12 +1,14 @@
 """A run's log for TensorBoard: the numbers of each row as scalars `training/loss`, `validation/crps`, ...
 
-Event files are made from the rows of the log alone, and made anew when a run is resumed, so they never disagree with
-it. Look at all runs of a folder with `tensorboard --logdir runs`. The package is optional and imported here only.
+A resumed run begins an event file with all rows of its log, headed by the word that everything of this run in earlier
+files is void (`purge_step`): TensorBoard then shows what the log holds, also where it was watching all the time (it
+stays with a file that is deleted under it, so none is). Look at all runs of a folder with `tensorboard --logdir runs`.
+The package is optional and imported here only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,13 @@ NOT_SCALARS = ("step", "samples", "seconds")  # axes of every curve
 
 
 class Board:
-    """Writes rows as scalars into event files in `folder`; those of an earlier start are removed.
+    """Writes rows as scalars into a new event file in `folder`, which makes earlier ones there void.
 
-    `make(folder, purge_step)` opens a writer (by default torch's SummaryWriter). UsageError where TensorBoard is
-    not installed. `purge_step=0` tells a TensorBoard that is watching to forget what it has read of this run.
+    UsageError where TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, make: Callable[[Path, int], Any] | None = None):
-        make = make or _summary_writer()
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self.writer = make(folder, 0)
+    def __init__(self, folder: Path):
+        self.writer = _summary_writer()(str(folder), purge_step=0)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add the numbers of `rows` at their steps, and flush."""
@@ -46,7 +44,7 @@ def tag(name: str) -> str:
     return f"validation/{rest}" if rest != name else f"training/{name}"
 
 
-def _summary_writer() -> Callable[[Path, int], Any]:
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -54,4 +52,4 @@ def _summary_writer() -> Callable[[Path, int], Any]:
             f"train.tensorboard needs the package tensorboard, which is not installed ({error}): "
             "pip install tensorboard, or leave the setting out (log.csv and `rvdflow info --curves` need nothing)"
         ) from error
-    return lambda folder, purge: SummaryWriter(str(folder), purge_step=purge)
+    return SummaryWriter
