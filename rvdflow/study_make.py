@@ -1,0 +1,203 @@
+"""How one job of a study gets its weights and its forecast, and what both cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lbm import dataset as store
+from lbm.console import Stop
+from lbm.errors import DataError, FlowError
+from rvdflow import checkpoint, runlog
+from rvdflow.study_config import run_config, sampler_config
+from rvdflow.study_jobs import Job, read_json, write_json
+
+if TYPE_CHECKING:
+    from rvdflow.forecaster import Forecaster
+    from rvdflow.study import Workplace
+
+
+class Failed(FlowError):
+    """A job that cannot be done; the study goes on without it."""
+
+
+def train_weights(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
+    """Train the weights of a job, unless they are there; returns {steps, minutes, skipped}.
+
+    `afresh` begins anew. Raises what `rvdflow.train.train` raises, `Failed` when the cell that trains them has failed.
+    """
+    from rvdflow.train import train
+
+    cell = place.study.cell(job.cell.weights or job.cell.name)
+    trainer = Job(cell, job.seed)
+    if trainer != job:
+        record = place.folder.record(trainer)
+        if record is not None and record["status"] == "failed" and record["stage"] == "training":
+            raise Failed(f"the training of {trainer.name} failed")
+    folder = place.folder.run(trainer.name)
+    config = run_config(place.study, cell, job.seed or 0)
+    there = (folder / "config.json").is_file()
+    final = train(
+        place.data, folder, config, device=place.device, threads=place.threads, resume=there and not afresh,
+        overwrite=afresh, quiet=place.quiet,
+    )  # fmt: skip
+    rows, optimiser = runlog.read(folder), checkpoint.read(final).meta["optimiser"]
+    seconds = rows[-1].get("seconds") if rows else None
+    return {
+        "steps": int(optimiser["step"]),
+        "minutes": None if seconds is None else round(float(seconds) / 60, 3),
+        "skipped": int(optimiser.get("skipped", 0)),
+    }
+
+
+def make_forecast(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
+    """Make the forecast of a job, or find that it is there; returns what it cost and what it is of.
+
+    {members, calls (of the denoiser per frame), seconds (per frame and member), parameters}; None where that says
+    nothing.
+    """
+    cell = job.cell
+    if cell.kind == "store":
+        if cell.store is None or not cell.store.exists():
+            raise DataError(f"{cell.store}: no such forecast")
+        return _about(store.read_attributes(cell.store)) | {"calls": None, "seconds": None}
+    output = place.folder.forecast(job)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if cell.kind == "perfect":
+        with _stopwatch(place, job, output):
+            perfect_model(place, output)
+        calls = None
+    else:
+        calls = _draw(place, job, output, afresh)
+    return {"calls": calls, "seconds": _seconds(place, job)} | _about(store.read_attributes(output))
+
+
+def _about(attributes: dict[str, Any]) -> dict[str, Any]:
+    names = ("members", "parameters", "sampler", "sampler_steps", "checkpoint_sha256", "deterministic")
+    return {name: attributes[name] for name in names if name in attributes}
+
+
+def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> int | None:
+    """Forecast with the forecaster of a job; returns the network calls per frame, None for a reference."""
+    from rvdflow.forecast import forecast
+
+    forecaster, cases = forecaster_of(place, job), place.cases
+    try:
+        calls = calls_per_frame(forecaster)
+    except ValueError as error:  # more steps than this model has noise levels
+        raise Failed(str(error)) from error
+    resume = output.exists() and not afresh
+    with _stopwatch(place, job, output):
+        forecast(
+            forecaster, place.data, output, members=cases.members, lead=cases.lead, context=cases.context,
+            split=place.study.protocol.split, init_times=cases.init_times, cases=place.study.protocol.cases,
+            seed=cases.seed, resume=resume, overwrite=not resume, quiet=place.quiet,
+        )  # fmt: skip
+    return calls
+
+
+def forecaster_of(place: Workplace, job: Job) -> Forecaster:
+    """The forecaster that a job draws from: a reference, or weights with the sampler or method of the cell."""
+    cell = job.cell
+    if job.run is None:
+        from rvdflow.baselines import fit
+
+        protocol = place.study.protocol
+        return fit(cell.method or "", place.opened, context=protocol.context, lead=protocol.lead)
+    from rvdflow.forecaster import load
+
+    loaded = load(place.folder.run(job.run), device=place.device, threads=place.threads)
+    if cell.sampler:
+        loaded.sampler = sampler_config(loaded.sampler, cell)
+    return loaded
+
+
+def calls_per_frame(forecaster: Forecaster) -> int | None:
+    """How often the denoiser is called for one frame of one member, counted; None without a network."""
+    import torch
+
+    from rvdflow.samplers import SAMPLERS, sigmas
+
+    model, sampler = getattr(forecaster, "model", None), getattr(forecaster, "sampler", None)
+    if model is None or sampler is None:
+        return None
+    if model.config.objective == "crps":
+        return 1
+    calls = 0
+
+    def denoise(y: torch.Tensor, sigma: float) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.zeros_like(y)
+
+    SAMPLERS[sampler.name](denoise, lambda: torch.zeros(1, 1, 1, 1), sigmas(model.levels, sampler), sampler)
+    return calls
+
+
+def perfect_model(place: Workplace, output: Path) -> None:
+    """The solver's own ensemble, by `lbm ensemble`. Failed with its last words when it cannot be made."""
+    cases, protocol = place.cases, place.study.protocol
+    arguments: list[object] = ["ensemble", "--from", place.data, "--members", cases.members, "--lead", cases.lead]
+    arguments += ["--init-times", ",".join(map(str, cases.init_times)), "--split", protocol.split]
+    arguments += ["--seed", cases.seed, "-o", output, "--quiet"]
+    if place.threads is not None:
+        arguments += ["--threads", place.threads]
+    if output.exists():
+        arguments.append("--resume")
+    command = [sys.executable, "-m", "lbm", *map(str, arguments)]
+    # Its own process group: the terminal's Ctrl-C reaches only us, and is passed on once.
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+    with Stop(what="stopping: the ensemble saves its work") as stop:
+        words, passed_on = "", False
+        while True:
+            try:
+                words = process.communicate(timeout=0.1)[1]
+                break
+            except subprocess.TimeoutExpired:
+                if stop.requested and not passed_on:
+                    process.send_signal(stop.requested)
+                    passed_on = True
+        if stop.requested:
+            stop.exit()
+    if process.returncode:
+        said = [line for line in words.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
+        raise Failed(f"`lbm ensemble`: {said[0].removeprefix('error: ')}")
+
+
+# ------------------------------------------------------------------ what a forecast takes
+
+
+@contextmanager
+def _stopwatch(place: Workplace, job: Job, output: Path) -> Iterator[None]:
+    """Adds the seconds of this forecast, and the cases it wrote, to the job's timing file, whatever ends it."""
+    before, began = written(output), time.perf_counter()
+    try:
+        yield
+    finally:
+        cases, seconds = written(output) - before, time.perf_counter() - began
+        if cases > 0:
+            known = read_json(place.folder.timing(job)) or {"cases": 0, "seconds": 0.0}
+            total = {"cases": known["cases"] + cases, "seconds": round(known["seconds"] + seconds, 4)}
+            write_json(place.folder.timing(job), total)
+
+
+def written(output: Path) -> int:
+    """Cases that a forecast store holds so far."""
+    if not output.exists():
+        return 0
+    opened = store.open_dataset(output, allow_incomplete=True, chunks=None)
+    return int((opened["cases_written"].values == 1).sum()) if "cases_written" in opened else 0
+
+
+def _seconds(place: Workplace, job: Job) -> float | None:
+    """Measured seconds per frame and member; None when no session of the forecast could note its time."""
+    known = read_json(place.folder.timing(job))
+    if not known or not known["cases"]:
+        return None
+    members = 1 if store.read_attributes(place.folder.forecast(job)).get("deterministic") else place.cases.members
+    return known["seconds"] / (known["cases"] * members * place.cases.lead)
