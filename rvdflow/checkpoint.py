@@ -1,8 +1,8 @@
 """Checkpoints: written whole or not at all, verified before use, never unpickled.
 
 A run folder holds `config.json`, `log.csv`, `log.jsonl` and `checkpoints/` with files `step-000123.pt` (everything
-needed to go on training) and, after training, `final.pt` (averaged weights, what a forecast uses). Beside each lies
-`NAME.pt.sha256`. A file is written under a temporary name, flushed to disk and renamed; its checksum is there before
+needed to go on training), `best.pt` (the weights that forecast the validation runs best so far, where training
+validates) and, after training, `final.pt` (the weights it ended with). Beside each lies `NAME.pt.sha256`. A file is written under a temporary name, flushed to disk and renamed; its checksum is there before
 it is, so a file without a checksum, or one that disagrees, is damaged and refused by name.
 
 Content: tensors, numbers and one JSON string called `meta`. Loading uses torch's restricted reader
@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from lbm.console import warn
 from lbm.errors import DataError, ResourceError
 
 FORMAT, VERSION = "rvdflow checkpoint", 1
@@ -181,15 +182,35 @@ def newest_step(run: Path) -> Path | None:
     return files[-1] if files else None
 
 
+def newest_whole(run: Path) -> Path | None:
+    """The newest training checkpoint of a run that is not damaged, None when there is none yet.
+
+    Warns of each damaged one that is passed over; DataError when all are damaged.
+    """
+    failure = None
+    for path in reversed(step_files(run / "checkpoints")):
+        try:
+            read(path)
+        except DataError as error:
+            failure = failure or error
+            continue
+        if failure:
+            warn(f"{failure}; going on from {path.name}")
+        return path
+    if failure:
+        raise failure
+    return None
+
+
 def find(place: Path) -> Path:
-    """The checkpoint file that `place` means: a file itself, or a run folder's final (else newest) checkpoint."""
+    """The checkpoint file that `place` means: a file itself, or a run folder's best, else final, else newest one."""
     if place.is_file():
         return place
     if not place.exists():
         raise DataError(f"{place}: no such run folder or checkpoint (train one with `rvdflow train`)")
-    final = place / "checkpoints" / "final.pt"
-    if final.is_file():
-        return final
+    for name in ("best.pt", "final.pt"):
+        if (path := place / "checkpoints" / name).is_file():
+            return path
     newest = newest_step(place)
     if newest is None:
         raise DataError(f"{place}: not a run folder, or no checkpoint in it yet (train with `rvdflow train`)")

@@ -25,12 +25,15 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_threads(threads: int | None = None) -> int:
-    """Set the number of CPU threads torch computes with (default: the cores this process may use); returns it.
+    """Set the number of CPU threads torch computes with; returns it.
+
+    Default: the cores this process may use, divided among the processes that torchrun started on this machine.
 
     Results are equal to the bit only for equal numbers of threads, because sums are then split alike.
     """
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads < 1:
         raise UsageError(f"--threads {threads}: at least 1")
     torch.set_num_threads(threads)

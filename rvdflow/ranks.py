@@ -111,6 +111,6 @@ def start(device: torch.device) -> Ranks:
 def _together(work: Callable[[], Any]) -> None:
     try:
         work()
-    except (RuntimeError, dist.DistError) as error:
+    except RuntimeError as error:
         line = " ".join(str(error).split())[:160]
         raise ResourceError(f"another process of this job has ended or cannot be reached ({line})") from error

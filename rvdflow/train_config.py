@@ -11,38 +11,75 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rvdflow.config import PRESETS, CalibrationConfig, ModelConfig
 
 
+class ValidationConfig(BaseModel):
+    """A small ensemble forecast of fixed validation cases, scored by the fair CRPS while training goes on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cases: int = Field(16, ge=1, description="cases, spread evenly over the validation runs")
+    members: int = Field(4, ge=2, description="members per case")
+    context: int = Field(4, ge=1, description="context frames")
+    lead: int = Field(8, ge=1, description="frames forecast; fewer where the runs are shorter")
+    clips: int = Field(64, ge=1, description="clips whose loss is taken besides")
+
+
 class TrainConfig(BaseModel):
     """How a network is trained. Steps count gradient steps, each on `batch_size` clips."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(2000, ge=1, le=10**8, description="gradient steps")
-    batch_size: int = Field(8, ge=1, le=4096, description="clips per step")
+    steps: int = Field(2000, ge=1, le=10**8, description="gradient steps; where minutes are given they count instead")
+    minutes: float | None = Field(
+        None, gt=0, le=10**6, description="time to train, validations and checkpoints included; None: as many as steps"
+    )
+    batch_size: int = Field(8, ge=1, le=4096, description="clips per step, over all processes")
+    accumulate: int = Field(
+        1, ge=1, le=4096, description="parts in which each process takes its clips: less memory, the same step"
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="initial weights, order of clips, noise")
     variables: tuple[str, ...] | None = Field(None, description="channels; None takes every frame variable")
+
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the networks' arithmetic; weights, averages and losses stay float32. "
+        "auto: bfloat16 on a GPU that has it; CPUs without instructions for it are slower with it",
+    )
+    compile: bool = Field(
+        False,
+        description="torch.compile the networks: for long trainings on a GPU; on a CPU it takes minutes "
+        "and gained nothing",
+    )
+    checkpoint_activations: bool = Field(
+        False, description="compute the insides of blocks again for the gradient instead of keeping them"
+    )
 
     optimiser: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0, le=1)
     final_learning_rate: float = Field(0.0, ge=0, le=1, description="where a falling schedule ends")
     schedule: Literal["constant", "cosine", "linear", "drop"] = Field(
-        "cosine", description="linear: as in the paper; drop: final rate from drop_step on, as in its released code"
+        "cosine", description="linear: as in the paper; drop: at drop_step, as in its released code"
     )
     warmup_steps: int = Field(50, ge=0, description="steps over which the rate rises linearly from 0")
-    drop_step: int = Field(100_000, ge=0, description="for schedule = drop")
+    drop_step: int = Field(100_000, ge=0, description="step from which the rate falls, for schedule = drop")
+    drop_over: int = Field(8, ge=1, description="steps in which it falls, by the same factor in each")
     weight_decay: float = Field(1e-3, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; None: no limit")
 
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="averaged weights, used for forecasts; 0: the raw ones")
-    ema_warmup: float = Field(20.0, ge=1, description="decay at update k is at most k / (k + ema_warmup)")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights; 0: the raw ones")
+    ema_warmup: float = Field(20.0, ge=0, description="decay at update k is at most k / (k + ema_warmup)")
     ema_start: int = Field(0, ge=0, description="steps before the average begins to differ from the weights")
     ema_every: int = Field(1, ge=1, description="steps between updates of the average")
+    forecast_weights: Literal["average", "last"] = Field(
+        "average", description="which weights are validated, and kept to forecast with"
+    )
 
     max_bad_steps: int = Field(20, ge=1, description="non-finite steps in a row after which training gives up")
     log_every: int = Field(20, ge=1, description="steps between lines in the log")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
-    validate_every: int | None = Field(None, ge=1, description="steps between validations; None: at the end only")
-    validation_clips: int = Field(64, ge=1, description="clips of the validation runs that a validation looks at")
+    validations: int = Field(
+        5, ge=0, description="validations, evenly over the training, the last one at its end; 0: none, as published"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -50,17 +87,20 @@ class TrainConfig(BaseModel):
             raise ValueError(f"betas {self.betas} must lie in [0, 1)")
         if self.variables is not None and not self.variables:
             raise ValueError("variables is empty: name at least one")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not divide into accumulate = {self.accumulate} parts")
         return self
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of step `step`, counted from 0."""
-        base, final, fraction = self.learning_rate, self.final_learning_rate, step / max(1, self.steps)
+    def learning_rate_at(self, progress: float, step: int) -> float:
+        """Learning rate of step `step`, counted from 0, after a part `progress` (0 to 1) of the training."""
+        base, final = self.learning_rate, self.final_learning_rate
         if self.schedule == "cosine":
-            rate = final + (base - final) * 0.5 * (1 + math.cos(math.pi * fraction))
+            rate = final + (base - final) * 0.5 * (1 + math.cos(math.pi * progress))
         elif self.schedule == "linear":
-            rate = base + (final - base) * fraction
+            rate = base + (final - base) * progress
         elif self.schedule == "drop":
-            rate = base if step < self.drop_step else final
+            fallen = min(1.0, max(0.0, (step - self.drop_step) / self.drop_over))
+            rate = base * (final / base) ** fallen
         else:
             rate = base
         return rate * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else rate
@@ -76,24 +116,34 @@ class TrainConfig(BaseModel):
 
 
 # What the publications and their released code say about training goes with the networks of the same name.
-_PAPER = {
+_PUBLISHED: dict[str, Any] = {
     "optimiser": "adam",
     "weight_decay": 0.0,
     "learning_rate": 5e-5,
-    "final_learning_rate": 2e-5,
-    "schedule": "linear",
     "warmup_steps": 0,
     "gradient_clip": None,
+    "precision": "float32",
     "steps": 1_000_000,
     "checkpoint_every": 5000,
     "log_every": 100,
+    "validations": 0,
+    "forecast_weights": "last",
+}
+_PAPER = {**_PUBLISHED, "final_learning_rate": 2e-5, "schedule": "linear", "ema_decay": 0.0}
+_RELEASED = {
+    **_PUBLISHED,
+    "final_learning_rate": 1e-5,
+    "schedule": "drop",
+    "ema_decay": 0.99,
+    "ema_warmup": 0.0,
     "ema_start": 2000,
     "ema_every": 5,
 }
+_BATCH = {"64": 8, "128": 4}
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "small": {},
-    "paper-64": {**_PAPER, "batch_size": 8},
-    "paper-128": {**_PAPER, "batch_size": 4},
+    **{f"paper-{size}": {**_PAPER, "batch_size": batch} for size, batch in _BATCH.items()},
+    **{f"released-{size}": {**_RELEASED, "batch_size": batch} for size, batch in _BATCH.items()},
 }
 
 
@@ -105,6 +155,9 @@ class RunConfig(BaseModel):
     preset: str | None = Field(None, description="a named set of settings: " + ", ".join(PRESETS))
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network and its objective")
     train: TrainConfig = Field(default_factory=TrainConfig, description="how it is trained")
+    validation: ValidationConfig = Field(
+        default_factory=ValidationConfig, description="the ensemble that judges the weights during training"
+    )
     calibration: CalibrationConfig = Field(default_factory=CalibrationConfig, description="spread after training")
 
     @model_validator(mode="before")
@@ -120,7 +173,8 @@ class RunConfig(BaseModel):
 
 def preset(name: str) -> dict[str, Any]:
     """Settings of a preset as nested dict with the keys of a RunConfig."""
-    calibration = {} if name == "small" else {"cases": 0}  # the published method has none
+    published = PRESETS[name].get("architecture") == "published"
+    calibration = {"cases": 0} if published else {}  # the published method has none
     return {"model": PRESETS[name], "train": TRAIN_PRESETS.get(name, {}), "calibration": calibration}
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from lbm import dataset as store
 from lbm.errors import DataError
+from rvdflow.checkpoint import Checkpoint
+from rvdflow.conditions import Conditions
 from rvdflow.frames import Frames, frame_variables, split_trajectories
 from rvdflow.normalisation import Normalisation, fit_normalisation
 from rvdflow.train_config import RunConfig
@@ -21,6 +23,7 @@ class Data:
     training: Windows
     validation: Windows | None
     normalisation: Normalisation
+    conditions: Conditions
     identity: dict[str, Any]
 
     @property
@@ -28,24 +31,46 @@ class Data:
         return self.training.frames.frame_shape
 
 
-def load_data(path: Path, config: RunConfig, normalisation: Normalisation | None = None) -> Data:
-    """Open a dataset for training; the normalisation is fitted on its training runs unless one is given."""
+def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) -> Data:
+    """Open a dataset for training.
+
+    Normalisation and conditions are fitted on its training runs, or are those of a checkpoint that was `saved`.
+    DataError when the dataset is unfit, or not the one that the checkpoint was trained on.
+    """
     opened = store.open_dataset(path, chunks=None)
     variables = config.train.variables or frame_variables(opened)
     if not variables:
         raise DataError(f"{path} holds no frames (trajectory, time, y, x) to learn from")
     frames = Frames(opened, variables)
-    runs = split_trajectories(opened, "train")
-    if normalisation is None:
+    identity = data_identity(opened, frames) | {"sha256": store.digest(path)}
+    runs, names = split_trajectories(opened, "train"), config.model.conditions
+    if saved is None:
         normalisation = fit_normalisation(frames, runs, config.model.normalisation)
-    length = config.model.clip_frames
-    validation_runs = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
+        conditions = Conditions.fit(opened, names, runs)
+    else:
+        _require_same(saved, path, identity)
+        normalisation = Normalisation.from_json(saved.meta["normalisation"])
+        conditions = Conditions.from_json(saved.meta["conditions"])
+    others = config.model.clip_frames, normalisation, conditions, Conditions.read(opened, names)
+    validation = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
     return Data(
-        training=Windows(frames, runs, length, normalisation),
-        validation=Windows(frames, validation_runs, length, normalisation) if validation_runs else None,
+        training=Windows(frames, runs, *others),
+        validation=Windows(frames, validation, *others) if validation else None,
         normalisation=normalisation,
-        identity=data_identity(opened, frames) | {"sha256": store.digest(path)},
+        conditions=conditions,
+        identity=identity,
     )
+
+
+def _require_same(saved: Checkpoint, path: Path, identity: dict[str, Any]) -> None:
+    names = {"frame_size": "frame size", "frame_interval": "frame interval", "sha256": "a dataset with SHA-256"}
+    for key, now in identity.items():
+        was = saved.meta["data"].get(key)
+        if was != now:
+            raise DataError(
+                f"{saved.path} was trained on {names.get(key, key)} {was}, {path} has {now}: "
+                "resume with the dataset the run was begun with"
+            )
 
 
 def data_identity(opened: Any, frames: Frames) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """From flow.zarr to normalised clips.
 
-A *window* is `length` consecutive frames of one trajectory; a batch of windows is a *clip* tensor
-(batch, time, channel, y, x), float32. Runs are split, never windows of one run, so every window belongs to one split.
+A *window* is `length` consecutive frames of one trajectory. Several make a *batch*: frames (batch, time, channel, y, x),
+float32, with the obstacle mask and the numbers of the run that each is from. Runs are split, never windows of one run,
+so every window belongs to one split.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,9 @@ import numpy as np
 import torch
 
 from lbm.errors import DataError
+from rvdflow.conditions import Conditions
 from rvdflow.frames import Frames
+from rvdflow.networks import Batch
 from rvdflow.noise import numpy_generator
 from rvdflow.normalisation import Normalisation
 
@@ -27,6 +31,7 @@ READ_AHEAD = 4  # clips prepared in advance when the dataset is read from disk
 class Windows:
     """All windows of `length` frames of some trajectories, normalised.
 
+    `numbers` (trajectory, name) of all runs of the dataset are what `conditions` standardises.
     Held in memory when they take at most `budget` bytes (default: a quarter of the free memory), else read when
     asked for; `in_memory` says which.
     """
@@ -37,11 +42,14 @@ class Windows:
         trajectories: Sequence[int],
         length: int,
         normalisation: Normalisation,
+        conditions: Conditions | None = None,
+        numbers: np.ndarray | None = None,
         *,
         budget: int | None = None,
     ):
         self.frames, self.trajectories, self.length = frames, tuple(trajectories), length
-        self.normalisation = normalisation
+        self.normalisation, self.conditions = normalisation, conditions or Conditions()
+        self.numbers = np.zeros((frames.trajectories, 0)) if numbers is None else numbers
         self.starts = frames.times - length + 1
         if self.starts < 1:
             raise DataError(f"a window takes {length} frames, the dataset has {frames.times} per trajectory")
@@ -64,9 +72,22 @@ class Windows:
             return self._runs[run][start : start + self.length]
         return self._run(self.trajectories[run], start, start + self.length)
 
-    def clip(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Windows as one tensor (batch, time, channel, y, x)."""
-        return torch.from_numpy(np.stack([self.window(int(index)) for index in indices]))
+    def clip(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Windows as one batch."""
+        runs = [self.trajectories[int(index) // self.starts] for index in indices]
+        frames = torch.from_numpy(np.stack([self.window(int(index)) for index in indices]))
+        return Batch(frames, self.conditions.given(self.frames.solid[runs], self.numbers[runs]))
+
+    def longer(self, length: int) -> Windows:
+        """Windows of another length of the same runs."""
+        budget = None if self.in_memory else 0
+        others = self.normalisation, self.conditions, self.numbers
+        return Windows(self.frames, self.trajectories, length, *others, budget=budget)
+
+    def spread(self, count: int) -> list[int]:
+        """At most `count` windows, spread evenly over all."""
+        count = min(count, len(self))
+        return [round((k + 0.5) * len(self) / count - 0.5) for k in range(count)]
 
     def describe(self) -> str:
         """One line for the log: how many windows, and where they are kept."""
@@ -93,17 +114,22 @@ def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_generator(seed, "epoch", epoch).permutation(count)
 
 
-def clips(windows: Windows, batch: int, *, seed: int, first: int, last: int) -> Iterator[torch.Tensor]:
-    """Clips of the training steps first..last-1, read ahead by two threads when they come from disk."""
+def clips(
+    windows: Windows, batch: int, *, seed: int, first: int, last: int | None, rows: slice = slice(None)
+) -> Iterator[Batch]:
+    """Batches of the training steps first..last-1 (None: without end), of which `rows` are this process's.
+
+    They are read ahead by two threads when they come from disk.
+    """
+    steps = itertools.count(first) if last is None else range(first, last)
+    wanted = (draw(len(windows), batch, seed=seed, step=step)[rows] for step in steps)
     if windows.in_memory:
-        for step in range(first, last):
-            yield windows.clip(draw(len(windows), batch, seed=seed, step=step))
+        yield from map(windows.clip, wanted)
         return
     with ThreadPoolExecutor(2) as pool:
-        waiting: deque[Future[torch.Tensor]] = deque()
+        waiting: deque[Future[Batch]] = deque()
         try:
-            for step in range(first, last):
-                indices = draw(len(windows), batch, seed=seed, step=step)
+            for indices in wanted:
                 waiting.append(pool.submit(windows.clip, indices))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()

@@ -1,0 +1,232 @@
+"""A training run under way: data, optimiser, budget, log and folder, with what is needed to save and go on."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lbm import dataset as store
+from lbm.console import say, warn
+from lbm.errors import DataError
+from rvdflow import checkpoint
+from rvdflow.budget import Budget, Clock
+from rvdflow.build import build_model
+from rvdflow.optimise import Optimiser
+from rvdflow.ranks import Ranks
+from rvdflow.runlog import RunLog
+from rvdflow.train_config import RunConfig
+from rvdflow.training_data import load_data
+from rvdflow.validate import validation_crps, validation_loss
+
+
+class Run:
+    """What the steps of a training share. Every rank has one; only rank 0 writes.
+
+    A run that has a checkpoint in `folder` goes on from the newest one that is whole.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        folder: Path,
+        config: RunConfig,
+        *,
+        device: torch.device,
+        threads: int,
+        ranks: Ranks | None = None,
+        clock: Clock = time.monotonic,
+    ):
+        self.folder, self.config, self.threads, self.ranks = folder, config, threads, ranks or Ranks()
+        newest = self.ranks.alone(lambda: checkpoint.newest_whole(folder))
+        saved = checkpoint.read(newest) if newest else None
+        self.data = load_data(data, config, saved)
+        model = build_model(config, self.data.frame_shape)
+        self.optimiser = Optimiser(model, config.train, device, self.ranks)
+        self.sums: dict[str, float] = {}
+        self.scores: tuple[int, dict[str, float]] = (-1, {})  # step of the last validation, and what it found
+        self.best = math.inf  # validation CRPS of best.pt
+        if saved:
+            self._restore(saved)
+        elapsed = saved.meta["elapsed"] if saved else 0.0
+        self.budget = Budget(config.train, self.ranks, step=self.optimiser.step, elapsed=elapsed, clock=clock)
+        self.log = RunLog(folder, keep_until=self.optimiser.step) if self.ranks.first else None
+        self._logged = self.optimiser.step, self.budget.elapsed
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        meta, now = saved.meta, self._machine()
+        if any(meta[name] != value for name, value in now.items()):
+            before, here = (f"{m['ranks']} processes of {m['threads']} threads on {m['device']}" for m in (meta, now))
+            warn(f"begun with {before}, resumed with {here}: weights will differ in their last bits")
+        self.optimiser.restore(meta["optimiser"], saved.state)
+        self.sums = meta["sums"]
+        best = self.folder / "checkpoints" / "best.pt"
+        if best.is_file():
+            try:
+                self.best = float(checkpoint.read(best).meta["validation_crps"])
+            except DataError as error:
+                warn(f"{error}; the best weights are chosen anew from here on", quiet=not self.ranks.first)
+
+    def _machine(self) -> dict[str, Any]:
+        return {"threads": self.threads, "device": self.optimiser.device.type, "ranks": self.ranks.size}
+
+    @property
+    def done(self) -> int:
+        """Of the budget: steps, or seconds."""
+        return self.budget.step if self.budget.last_step else int(self.budget.elapsed)
+
+    @property
+    def validated_now(self) -> bool:
+        return self.scores[0] == self.optimiser.step
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def meta(self) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "normalisation": self.data.normalisation.to_json(),
+            "conditions": self.data.conditions.to_json(),
+            "data": self.data.identity,
+            "optimiser": self.optimiser.state()[0],
+            "elapsed": self.budget.elapsed,
+            **self._machine(),
+            "software": store.provenance("torch"),
+        }
+
+    def save(self) -> None:
+        """Write everything needed to go on from here."""
+        if self.ranks.first:
+            meta = {**self.meta(), "sums": self.sums}
+            checkpoint.save_step(self.folder, self.optimiser.step, meta, self.optimiser.state()[1])
+
+    def _save_weights(self, name: str, meta: dict[str, Any], weights: dict[str, Any]) -> Path:
+        path = self.folder / "checkpoints" / name
+        digest = checkpoint.write(path, meta, {"weights": weights})
+        checkpoint.point_latest(self.folder, path, digest)
+        return path
+
+    # ------------------------------------------------------------------ validation
+
+    def validate(self) -> dict[str, float]:
+        """Loss and ensemble CRPS of the weights that forecast, on validation runs; empty without such runs.
+
+        Where the CRPS is the smallest so far, these weights become best.pt.
+        """
+        if self.validated_now:
+            return self.scores[1]
+        config, windows, scores = self.config, self.data.validation, {}
+        if windows is not None and config.train.validations:
+            model = self.optimiser.forecaster()
+            settings = config.validation, config.train
+            scores["validation_loss"] = validation_loss(model, windows, *settings, self.budget.progress, self.ranks)
+            crps, error = validation_crps(model, windows, *settings, self.ranks).tolist()
+            if math.isfinite(crps):
+                scores |= {"validation_crps": crps, "validation_crps_error": error}
+            if crps < self.best:
+                self.best = crps
+                if self.ranks.first:
+                    self._save_weights("best.pt", self.meta() | scores, model.state_dict())
+        self.scores = (self.optimiser.step, scores)
+        return scores
+
+    def _validation_due(self, before: float) -> bool:
+        """Whether the training has passed from one of its equal parts, each ending with a validation, to the next."""
+        parts = self.config.train.validations
+        return self.budget.used or math.floor(before * parts) < math.floor(self.budget.progress * parts)
+
+    # ------------------------------------------------------------------ log
+
+    def record(self, values: dict[str, float], before: float) -> str:
+        """Add a step to the log's running sums, write a line when one is due; returns a note on the loss.
+
+        `before` is the progress before the step.
+        """
+        train, step = self.config.train, self.optimiser.step
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.sums["count"] = self.sums.get("count", 0.0) + 1
+        scores = self.validate() if self._validation_due(before) else {}
+        if scores or self.budget.used or step % train.log_every == 0:
+            count = self.sums.pop("count")
+            row = {name: total / count for name, total in self.sums.items()}
+            self.sums = {}
+            self._write({**row, "learning_rate": values["learning_rate"], **scores})
+        skipped = f", {self.optimiser.skipped} skipped" if self.optimiser.skipped else ""
+        timed = "" if self.budget.last_step else f"step {step}, "
+        return f"{timed}loss {values['loss']:.3f}{skipped}"
+
+    def _write(self, row: dict[str, Any]) -> None:
+        step, elapsed = self.optimiser.step, self.budget.elapsed
+        batch = self.config.train.batch_size
+        since = elapsed - self._logged[1]
+        rate = (step - self._logged[0]) * batch / since if since > 0 else 0.0
+        self._logged = step, elapsed
+        if self.log is None:
+            return
+        row |= {"step": step, "samples": step * batch, "skipped": self.optimiser.skipped}
+        measured = {"clips_per_second": round(rate, 3), "memory_mib": round(memory_mib(self.optimiser.device), 1)}
+        self.log.write(row | {"seconds": round(elapsed, 3)} | measured)
+
+    # ------------------------------------------------------------------ the end
+
+    def finish(self, scores: dict[str, Any], quiet: bool = False) -> None:
+        """Calibrate the spread of the best and of the last weights, and write both; best.pt, if any, is forecast with.
+
+        The best weights are those of the validation with the smallest CRPS.
+        """
+        best = self.folder / "checkpoints" / "best.pt"
+        model, same = self.optimiser.forecaster(), False
+        if best.is_file():
+            kept = checkpoint.read(best)
+            same = kept.meta["optimiser"]["step"] == self.optimiser.step
+            if not same:
+                chosen = self.optimiser.forecaster()
+                checkpoint.load_weights(chosen, kept.state["weights"], best)
+                calibrated = self._calibrate(chosen, "best weights", quiet)
+                self._save_weights("best.pt", {**kept.meta, **calibrated}, chosen.state_dict())
+            say(
+                f"validation CRPS {kept.meta['validation_crps']:.4g} at best, after step "
+                f"{kept.meta['optimiser']['step']}: forecasts use these weights, best.pt",
+                quiet=quiet,
+            )
+        meta = {**self.meta(), **scores, **self._calibrate(model, "last weights", quiet)}
+        if same:
+            self._save_weights("best.pt", meta, model.state_dict())
+        self._save_weights("final.pt", meta, model.state_dict())
+
+    def _calibrate(self, model: Any, which: str, quiet: bool) -> dict[str, Any]:
+        """Set the inflation of the model's residual on validation runs; returns what it came to."""
+        config, windows = self.config.calibration, self.data.validation
+        if not config.cases:
+            return {}
+        length = config.context + config.lead
+        if windows is None or windows.frames.times < length:
+            say(f"spread not calibrated: no validation runs of at least {length} frames", quiet=quiet)
+            return {}
+        from rvdflow.calibrate import calibrate
+
+        long = windows.longer(length)
+        chosen = long.spread(config.cases)
+        model.inflation.fill_(1.0)
+        batch = long.clip(chosen).to(self.optimiser.device)
+        inflation, ratios = calibrate(model, *batch, config, self.config.train.seed)
+        say(
+            f"spread of the {which} calibrated on {len(chosen)} validation cases: inflation {inflation:.2f}, "
+            f"spread-skill ratio {min(ratios):.2f} to {max(ratios):.2f} over leads 1 to {config.lead}",
+            quiet=quiet,
+        )
+        return {"inflation": inflation, "validation_spread_skill": [round(r, 4) for r in ratios]}
+
+
+def memory_mib(device: torch.device) -> float:
+    """The most memory this process has taken so far: of the GPU where one computes, else of the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
