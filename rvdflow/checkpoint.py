@@ -2,8 +2,9 @@
 
 A run folder holds `config.json`, `log.csv`, `log.jsonl` and `checkpoints/` with files `step-000123.pt` (everything
 needed to go on training), `best.pt` (the weights that forecast the validation runs best so far, where training
-validates) and, after training, `final.pt` (the weights it ended with). Beside each lies `NAME.pt.sha256`. A file is written under a temporary name, flushed to disk and renamed; its checksum is there before
-it is, so a file without a checksum, or one that disagrees, is damaged and refused by name.
+validates) and, after training, `final.pt` (the weights it ended with). Beside each lies `NAME.pt.sha256`. A file is
+written under a temporary name, flushed to disk and renamed; its checksum is there before it is, so a file without a
+checksum, or one that disagrees, is damaged and refused by name.
 
 Content: tensors, numbers and one JSON string called `meta`. Loading uses torch's restricted reader
 (`weights_only=True`), which builds nothing else: a checkpoint is untrusted input.

@@ -43,6 +43,7 @@ def train(
     config: Config = None,
     sets: Sets = None,
     steps: Annotated[int | None, typer.Option(help="Gradient steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time to train instead, in minutes.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate.")] = None,
     seed: Seed = None,
@@ -59,15 +60,20 @@ def train(
     flags = {
         "preset": preset,
         "train.steps": steps,
+        "train.minutes": minutes,
         "train.batch_size": batch_size,
         "train.learning_rate": learning_rate,
         "train.seed": seed,
     }
     from rvdflow import checkpoint
+    from rvdflow.estimate import estimate
     from rvdflow.run_folder import next_run_folder
-    from rvdflow.train import estimate, train
+    from rvdflow.train import train
 
-    quiet = quiet or json
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, the one that speaks
+    quiet = quiet or json or not first
+    if output is None and "RANK" in os.environ:
+        raise UsageError("processes started by torchrun share a run folder: name it with -o")
     if resume and output is None:
         output = checkpoint.newest_run()
     settings = _run_config(data, config, sets or [], flags, device, output if resume else None, quiet or dry_run)
@@ -78,14 +84,14 @@ def train(
         return
     if output is None:
         output = next_run_folder((settings.preset if settings else None) or "run")
-    final = train(
+    kept = train(
         data, output, settings, device=device, threads=threads, resume=resume, overwrite=overwrite, quiet=quiet
     )
     say(f"trained: {output}\nnext: rvdflow forecast --checkpoint {output} --data {data}", quiet=quiet)
-    if json:
-        meta = checkpoint.read(final).meta
-        result = {"run": str(output), "checkpoint": str(final), **meta["optimiser"]}
-        emit_json(result | {"validation_loss": meta.get("validation_loss")})
+    if json and first:
+        meta = checkpoint.read(kept).meta
+        result = {"run": str(output), "checkpoint": str(kept), **meta["optimiser"]}
+        emit_json(result | {name: meta.get(name) for name in ("validation_crps", "validation_loss", "elapsed")})
 
 
 def _run_config(
@@ -338,6 +344,61 @@ def info(
         emit_json(found)
     else:
         say("\n".join(lines(found)))
+
+
+@app.command()
+def study(
+    config: Annotated[Path, typer.Argument(help="Cells, budget and protocol, such as configs/study/quick.toml.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Dataset of flow; not needed for --table.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder of the study; default: studies/NAME.")
+    ] = None,
+    only: Annotated[str | None, typer.Option("--only", help="Only these cells: NAME,NAME.")] = None,
+    part: Annotated[str | None, typer.Option("--part", help="Only every N-th training: K/N, for N machines.")] = None,
+    join: Annotated[
+        list[Path] | None, typer.Option("--join", help="Another folder of this study for the table; repeatable.")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Print what there is so far, do nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Print the cells and what is done, do nothing.")] = False,
+    dry_run: DryRun = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Do failed cells again.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train and score a list of configurations alike, and print how they compare. To resume, run it again."""
+    from rvdflow.study_config import read_study
+    from rvdflow.study_jobs import chosen, parse_part
+    from rvdflow.study_table import table as tabulate
+    from rvdflow.study_text import markdown, write
+
+    output = output or Path("studies") / config.stem
+    names = [name for name in (only or "").split(",") if name]
+    if table:
+        found = tabulate(read_study(config), [output, *(join or [])])
+        write(found, output)
+    elif data is None:
+        raise UsageError("which dataset? Give it with --data (only --table needs none)")
+    elif listed or dry_run:
+        from rvdflow.study import prepare
+        from rvdflow.study_estimate import listing, text
+
+        read = read_study(config)
+        place = prepare(read, data, output, device=device, threads=threads, quiet=True, write=False)
+        plan = listing(place, chosen(read, names, parse_part(part)), times=dry_run)
+        emit_json(plan) if json else say(text(plan))
+        return
+    else:
+        from rvdflow.study import study
+
+        found = study(
+            config, data, output, only=names, part=parse_part(part), joined=join or [], retry=retry, device=device,
+            threads=threads, quiet=quiet or json,
+        )  # fmt: skip
+    emit_json(found.json()) if json else say(markdown(found))
+    say(f"wrote {output}/table.md, .tex, .json, .png, .svg", quiet=quiet or json)
 
 
 @app.command()

@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from lbm import dataset as store
 from lbm.console import Stop, progress, say
 from rvdflow import checkpoint
@@ -105,7 +103,7 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
         last=budget.last_step,
         rows=optimiser.share,
     )
-    total, unit = (train.steps, "steps") if budget.last_step else (round(60 * budget.minutes or 0), "s")
+    total, unit = (train.steps, "steps") if budget.last_step else (round(60 * (budget.minutes or 0)), "s")
     label = f"train {run.folder.name}"
     with progress(total, label, unit=unit, quiet=quiet, done=run.done) as bar:
         while not budget.used:

@@ -1,8 +1,8 @@
 """From flow.zarr to normalised clips.
 
-A *window* is `length` consecutive frames of one trajectory. Several make a *batch*: frames (batch, time, channel, y, x),
-float32, with the obstacle mask and the numbers of the run that each is from. Runs are split, never windows of one run,
-so every window belongs to one split.
+A *window* is `length` consecutive frames of one trajectory. Several make a *batch*: frames (batch, time, channel, y,
+x), float32, with the obstacle mask and the numbers of the run that each is from. Runs are split, never windows of one
+run, so every window belongs to one split.
 """
 
 from __future__ import annotations
