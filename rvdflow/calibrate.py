@@ -15,41 +15,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rvdflow.config import CalibrationConfig, SamplerConfig
+from rvdflow.config import CalibrationConfig
 from rvdflow.model import ResidualVideoDiffusion
-from rvdflow.noise import MemberNoise
+from rvdflow.networks import Given
+from rvdflow.validate import roll_outs
 
 
 @torch.no_grad()
-def spread_skill_by_lead(
-    model: ResidualVideoDiffusion, clips: Tensor, members: int, context: int, sampler: SamplerConfig, seed: int
-) -> Tensor:
-    """Spread-skill ratio (lead,) of forecasts of clips (case, time, channel, y, x) from their first frames."""
-    cases, length = clips.shape[:2]
-    names = [(case, 0) for case in range(cases)]
-    noise = MemberNoise(seed, names, range(members), model.frame_shape, clips.device)
-    state = model.expand(model.encode(clips[:, :context]), members)
-    ratios = []
-    for k in range(context, length):
-        frame, state = model.step(state, noise, sampler)
-        frame = frame.unflatten(0, (cases, members))
-        variance = frame.var(1, correction=1).mean()
-        error = (frame.mean(1) - clips[:, k]).square().mean()
-        ratios.append(((members + 1) / members * variance / error).sqrt())
-    return torch.stack(ratios)
-
-
 def calibrate(
-    model: ResidualVideoDiffusion, clips: Tensor, config: CalibrationConfig, seed: int
+    model: ResidualVideoDiffusion, frames: Tensor, given: Given, config: CalibrationConfig, seed: int
 ) -> tuple[float, Sequence[float]]:
-    """Set `model.inflation` from validation clips; returns it and the spread-skill ratio by lead that it reached.
+    """Set `model.inflation` from validation frames (case, time, channel, y, x), normalised.
 
-    The ratio grows almost in proportion to the inflation, so a few corrections by its inverse settle it.
+    Returns it and the spread-skill ratio by lead that it reached. The ratio grows almost in proportion to the
+    inflation, so a few corrections by its inverse settle it.
     """
     ratios = torch.ones(1)
     for k in range(config.rounds + 1):
-        args = (clips, config.members, config.context, model.config.sampler, seed)
-        ratios = spread_skill_by_lead(model, *args)
+        ratios = roll_outs(
+            model, frames, given, members=config.members, context=config.context, sampler=model.config.sampler,
+            seed=seed,
+        ).spread_skill  # fmt: skip
         if k < config.rounds:
-            model.inflation.div_((ratios.min() * ratios.max()).sqrt()).clamp_(0.5, 3.0)
+            model.inflation.div_(float((ratios.min() * ratios.max()).sqrt())).clamp_(0.5, 3.0)
     return float(model.inflation), ratios.tolist()
