@@ -69,11 +69,13 @@ def _build(
 
 def _tiny(**train: object) -> RunConfig:
     settings = {"steps": 10, "batch_size": 2, "checkpoint_every": 4, "log_every": 3, "warmup_steps": 2}
+    settings["validations"] = 2
     return RunConfig.model_validate(
         {
             "preset": "small",
             "model": {"width": 4, "multipliers": (1, 2), "diffusion_steps": 50, "sampler": {"steps": 2}},
             "train": {**settings, **train},
+            "validation": {"cases": 2, "members": 2, "context": 3, "lead": 3, "clips": 4},
             "calibration": {"cases": 2, "members": 2, "context": 3, "lead": 4},
         }
     )
