@@ -1,23 +1,32 @@
-"""What a run folder, a checkpoint or a store holds, in words."""
+"""What a run folder, a checkpoint, an exported model or a store holds, as a nested dict (rvdflow.info_words: in words)."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import socket
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from lbm import dataset as store
 from lbm.errors import DataError
-from rvdflow import checkpoint, runlog
+from rvdflow import checkpoint, export_weights, runlog
+
+Found = dict[str, Any]
 
 
-def describe(path: Path, *, check: bool = False) -> dict[str, Any]:
-    """A nested dict about the run folder, checkpoint file or store at `path`; `check` reads every byte.
+def describe(path: Path, *, check: bool = False) -> Found:
+    """A nested dict about the run folder, checkpoint file, exported model or store at `path`.
 
-    DataError when there is nothing, or it is damaged or not ours.
+    `check` reads every byte. DataError when there is nothing, or it is damaged or not ours.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist")
+    if export_weights.is_exported(path):
+        return {"path": str(path), "kind": "exported model", **_checkpoint(export_weights.read(path))}
     if path.is_file():
         return {"path": str(path), "kind": "checkpoint", **_checkpoint(checkpoint.read(path))}
     if (path / "config.json").is_file() or (path / "checkpoints").is_dir():
@@ -25,40 +34,158 @@ def describe(path: Path, *, check: bool = False) -> dict[str, Any]:
     return _store(path, check)
 
 
-def _run(path: Path, check: bool) -> dict[str, Any]:
+# ------------------------------------------------------------------ runs
+
+
+def _run(path: Path, check: bool) -> Found:
     folder = path / "checkpoints"
-    files = [*checkpoint.step_files(folder), *(p for p in [folder / "final.pt"] if p.is_file())]
-    loaded = {file.name: checkpoint.read(file) for file in (files if check else files[-1:])}
+    named = [folder / name for name in ("final.pt", "best.pt") if (folder / name).is_file()]
+    files = [*checkpoint.step_files(folder), *named]
+    chosen = checkpoint.find(path) if files else None
+    loaded = {file.name: checkpoint.read(file) for file in (files if check else [chosen] if chosen else [])}
     rows = runlog.read(path)
-    return {
+    found: Found = {
         "path": str(path),
         "kind": "run",
         "finished": (folder / "final.pt").is_file(),
+        "writer": _writer(path),
         "checkpoints": [file.name for file in files],
         "checked": list(loaded),
-        **(_checkpoint(loaded[files[-1].name]) if files else {"step": 0}),
+        **(_checkpoint(loaded[chosen.name]) if chosen else {"step": 0, "config": _config(path)}),
         "last_log": rows[-1] if rows else None,
     }
+    return found | {"training": _training(found, rows)}
 
 
-def _checkpoint(loaded: checkpoint.Checkpoint) -> dict[str, Any]:
-    meta = loaded.meta
-    weights = loaded.state.get("weights", {})
+def _config(run: Path) -> Found:
+    """Settings of a run that has no checkpoint yet."""
+    from rvdflow.run_folder import read_config
+
+    return read_config(run).model_dump(mode="json") if (run / "config.json").is_file() else {}
+
+
+def _writer(run: Path) -> str | None:
+    """Who trains there at the moment, as `process 12 on host`; None when nobody does."""
+    lock = store.store.Lock(run).file
+    text = lock.read_text(errors="replace").strip()[:200] if lock.is_file() else ""
+    words = text.split()
+    if len(words) != 4 or not words[1].isdigit():
+        return None
+    if words[3] == socket.gethostname():
+        try:
+            os.kill(int(words[1]), 0)
+        except (ProcessLookupError, OverflowError):
+            return None  # killed: its lock is free, though the file is still there
+        except PermissionError:
+            pass
+    return text
+
+
+def _training(found: Found, rows: list[Found]) -> Found:
+    """How far the training is, how fast it goes, and the best it has come to: from its log."""
+    config = found["config"]
+    train = config.get("train", {})
+    last = rows[-1] if rows else {}
+    speed = _speed(rows)
+    best = _best(rows)
+    memory = [row["memory_mib"] for row in rows if _number(row.get("memory_mib"))]
     return {
-        "file": loaded.path.name,
-        "sha256": loaded.sha256,
-        "step": meta["optimiser"]["step"],
-        "skipped": meta["optimiser"]["skipped"],
-        "numbers_in_weights": sum(v.numel() for v in weights.values()),
-        "data": meta["data"],
-        "normalisation": meta["normalisation"],
-        "threads": meta["threads"],
-        "software": meta["software"],
-        "config": meta["config"],
+        "steps": last.get("step", found["step"]),
+        "steps_wanted": None if train.get("minutes") else train.get("steps"),
+        "minutes": _minutes(last),
+        "minutes_wanted": train.get("minutes"),
+        "skipped": last.get("skipped", found.get("skipped", 0)),
+        "clips_per_second": speed,
+        "frames_per_second": speed and speed * config.get("model", {}).get("clip_frames", math.nan),
+        "seconds_per_step": speed and train.get("batch_size", math.nan) / speed,
+        "peak_memory_mib": max(memory, default=None),
+        "best_validation": best,
     }
 
 
-def _store(path: Path, check: bool) -> dict[str, Any]:
+def _speed(rows: list[Found]) -> float | None:
+    """Clips per second: the median over stretches between rows, so that validations do not count; None: no telling."""
+    timed = [row for row in rows if _number(row.get("seconds")) and _number(row.get("samples"))]
+    rates = [
+        (b["samples"] - a["samples"]) / (b["seconds"] - a["seconds"])
+        for a, b in zip([{"samples": 0, "seconds": 0.0}, *timed[:-1]], timed, strict=True)
+        if b["seconds"] > a["seconds"] and b["samples"] > a["samples"]
+    ]
+    return median(rates[1:] or rates) if rates else None  # the first stretch holds what is done once
+
+
+def _best(rows: list[Found]) -> Found | None:
+    """The validation with the smallest CRPS, or the smallest loss where no ensemble was run."""
+    for name in ("validation_crps", "validation_loss"):
+        scored = [row for row in rows if _number(row.get(name))]
+        if scored:
+            row = min(scored, key=lambda r: r[name])
+            return {
+                "score": name,
+                "value": row[name],
+                "standard_error": row.get(f"{name}_error"),
+                "step": row["step"],
+                "minutes": _minutes(row),
+                "validations": len(scored),
+            }
+    return None
+
+
+def _minutes(row: Found) -> float | None:
+    seconds = row.get("seconds")
+    return None if seconds is None else round(seconds / 60, 3)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def _checkpoint(loaded: checkpoint.Checkpoint) -> Found:
+    meta = loaded.meta
+    try:
+        found = {
+            "file": loaded.path.name,
+            "sha256": loaded.sha256,
+            "step": meta["optimiser"]["step"],
+            "skipped": meta["optimiser"]["skipped"],
+            "parameters": _parameters(meta),
+            "numbers_in_weights": sum(v.numel() for v in loaded.state.get("weights", {}).values()),
+            "data": meta["data"],
+            "normalisation": meta["normalisation"],
+            "software": meta["software"],
+            "config": meta["config"],
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{loaded.path}: its description is not understood (no {error})") from error
+    others = ("conditions", "threads", "device", "ranks", "inflation", "validation_spread_skill", "validation_crps",
+              "validation_loss", "checkpoint")  # fmt: skip
+    return found | {name: meta[name] for name in others if name in meta}
+
+
+def _parameters(meta: Mapping[str, Any]) -> int | None:
+    """Parameters of the network described; None when this software does not know how to build it."""
+    import torch
+
+    from rvdflow.model import ResidualVideoDiffusion
+    from rvdflow.train_config import RunConfig
+
+    try:
+        config, data = RunConfig.model_validate(meta["config"]), meta["data"]
+        height, width = data["frame_size"]
+        with torch.device("meta"):  # shapes without numbers
+            model = ResidualVideoDiffusion(config.model, channels=len(data["variables"]), height=height, width=width)
+    except (ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    return sum(p.numel() for p in model.parameters())
+
+
+# ------------------------------------------------------------------ stores
+
+
+def _store(path: Path, check: bool) -> Found:
     attributes = store.read_attributes(path)
     done, total, unit = store.progress(path)
     opened = store.open_dataset(path, allow_incomplete=True)
@@ -86,16 +213,3 @@ def _parsed(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def lines(found: dict[str, Any], indent: str = "") -> list[str]:
-    """`describe`'s answer as indented text."""
-    width = max((len(str(key)) for key in found), default=0)
-    text = []
-    for key, value in found.items():
-        if isinstance(value, dict) and value:
-            text += [f"{indent}{key}", *lines(value, indent + "  ")]
-        else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-            text.append(f"{indent}{key!s:{width}}  {shown}")
-    return text
