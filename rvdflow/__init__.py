@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rvdflow.baselines import Climatology, Persistence
-    from rvdflow.forecaster import Forecaster, load
+    from rvdflow.forecaster import Forecaster
     from rvdflow.model import ResidualVideoDiffusion
+    from rvdflow.residual_forecaster import load
 
 _HOME = {
-    "load": "rvdflow.forecaster",
+    "load": "rvdflow.residual_forecaster",
     "Forecaster": "rvdflow.forecaster",
     "Climatology": "rvdflow.baselines",
     "Persistence": "rvdflow.baselines",

@@ -137,8 +137,8 @@ def forecast(
     method: Annotated[
         str,
         typer.Option(
-            help="rvd (a trained network), or a reference: persistence, climatology, damped-persistence, "
-            "linear-extrapolation, analog, linear-inverse, dmd, advection."
+            help="rvd (a trained network), mean (its mean alone), or a reference: persistence, climatology, "
+            "damped-persistence, linear-extrapolation, analog, linear-inverse, dmd, advection."
         ),
     ] = "rvd",
     dress: Annotated[
@@ -153,7 +153,9 @@ def forecast(
     ] = None,
     init_times: Annotated[str | None, typer.Option(help="Init times instead: 20,60 or 20:200:16.")] = None,
     cases: Annotated[int | None, typer.Option(help="At most so many cases, spread evenly.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="How residuals are drawn: ancestral, ddim, dpmpp.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="How residuals are drawn: ancestral, ddim, heun, dpmpp, truncated.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Network calls per frame.")] = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -168,67 +170,71 @@ def forecast(
     debug: Debug = False,
 ) -> None:
     """Forecast an ensemble of continuations of each test run."""
-    from rvdflow.forecast import forecast, open_truth
-    from rvdflow.plan import plan, summary
+    from rvdflow import ranks
+    from rvdflow.device import choose_device
+    from rvdflow.forecast import estimate, forecast, open_truth
+    from rvdflow.plan import plan
 
     quiet = quiet or json
     if split not in ("test", "validation", "train", "all"):
         raise UsageError(f"--split {split}: wanted test, validation, train or all")
-    if method != "rvd" and not (checkpoint is sampler is steps is None):
-        raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
-    if method == "rvd":
-        if dress:
-            raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")
-        forecaster = _forecaster(data, checkpoint, sampler, steps, device, threads, quiet)
-    else:
-        forecaster = _reference(method, data, context, lead, dress)
-    method = forecaster.method
+    job = ranks.start(choose_device(device))
+    options = {"checkpoint": checkpoint, "sampler": sampler, "steps": steps, "device": device, "threads": threads}
+    forecaster = _forecaster(method, data, context, lead, dress, options, quiet or not job.first)
     chosen: dict[str, Any] = {
         "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
         "stride": stride, "init_times": _integers(init_times), "cases": cases, "seed": seed or 0,
         "members_per_batch": members_per_batch, "cases_per_batch": cases_per_batch,
     }  # fmt: skip
     if dry_run:
-        opened, frames = open_truth(data, forecaster)
-        members = 1 if forecaster.deterministic else ensemble
-        emit_json({"method": method, **summary(plan(opened, frames, **chosen | {"members": members}), frames)})
+        opened, frames = open_truth(data, forecaster, context)
+        chosen |= {"members": 1 if forecaster.deterministic else ensemble, "processes": job.size}
+        if job.first:
+            emit_json(estimate(forecaster, opened, frames, plan(opened, frames, **chosen), job.size))
         return
-    output = output or Path("forecast.zarr" if method == "rvd" else f"{method}.zarr")
-    forecast(forecaster, data, output, **chosen, resume=resume, overwrite=overwrite, quiet=quiet)
-    say(f"wrote {output}", quiet=quiet)
-    if method == "rvd":
-        say(f"next: rvdflow verify {output} --truth {data}", quiet=quiet)
-    if json:
-        from rvdflow.info import describe
+    output = output or Path("forecast.zarr" if forecaster.method == "rvd" else f"{forecaster.method}.zarr")
+    forecast(forecaster, data, output, **chosen, resume=resume, overwrite=overwrite, quiet=quiet, ranks=job)
+    job.stop()
+    if job.first:
+        say(f"wrote {output}\nnext: rvdflow verify {output} --truth {data}", quiet=quiet)
+        if json:
+            from rvdflow.info import describe
 
-        emit_json(describe(output))
+            emit_json(describe(output))
 
 
 def _forecaster(
-    data: Path,
-    run: Path | None,
-    sampler: str | None,
-    steps: int | None,
-    device: str,
-    threads: int | None,
-    quiet: bool,
+    method: str, data: Path, context: int, lead: int, dress: bool, options: dict[str, Any], quiet: bool
 ) -> Any:
-    from rvdflow import checkpoint
-    from rvdflow.forecaster import load
-
-    if run is None:
-        run = checkpoint.newest_run()
-        say(f"checkpoint: {checkpoint.find(run)} (the newest)", quiet=quiet)
-    return load(run, sampler=sampler, steps=steps, device=device, threads=threads)
-
-
-def _reference(method: str, data: Path, context: int, lead: int, dress: bool) -> Any:
+    """The method called `method`: a trained run, its mean, or a reference fitted on the spot."""
     from lbm.dataset import open_dataset
-    from rvdflow.baselines import fit, names
+    from rvdflow import baselines
+    from rvdflow.checkpoint import find, newest_run
+    from rvdflow.residual_forecaster import load
 
-    if method.removesuffix("-dressed") not in names():
-        raise UsageError(f"method {method!r} is not known: use rvd, {', '.join(names())}")
-    return fit(method, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
+    plain = method.removesuffix("-dressed")
+    of_run = [name for name in ("sampler", "steps") if options[name] is not None]
+    if plain not in ("rvd", "mean"):
+        if plain not in baselines.names():
+            known = ", ".join(["rvd", "mean", "mean-dressed", *baselines.names()])
+            raise UsageError(f"method {method!r} is not known: use {known}")
+        if of_run or options["checkpoint"]:
+            raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
+        return baselines.fit(method, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
+    if plain == "rvd" and (dress or plain != method):
+        raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")
+    if plain == "mean" and of_run:
+        raise UsageError("--sampler and --steps mean nothing to the mean, which draws nothing: leave them out")
+    run = options.pop("checkpoint")
+    if run is None:
+        run = newest_run()
+        say(f"checkpoint: {find(run)} (the newest)", quiet=quiet)
+    made = load(run, **options)
+    if plain == "rvd":
+        return made
+    if dress or plain != method:
+        return baselines.dress(made.mean(), open_dataset(data, chunks=None), context=context, lead=lead)
+    return made.mean()
 
 
 def _integers(text: str | None) -> list[int] | None:
@@ -331,19 +337,44 @@ def _two(numbers: list[float] | None) -> tuple[float, float] | None:
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="Run folder, checkpoint file, or store.")],
+    paths: Annotated[list[Path], typer.Argument(help="Run folders, checkpoint files, exported models or stores.")],
+    curves: Annotated[
+        Path | None, typer.Option("--curves", help="Draw the training curves of the runs: a PNG or SVG.")
+    ] = None,
+    by: Annotated[str, typer.Option("--by", help="Axis of the curves: steps or minutes.")] = "steps",
     check: Annotated[bool, typer.Option("--check", help="Read every byte and compare checksums.")] = False,
+    overwrite: Overwrite = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a run folder or a store holds."""
-    from rvdflow.info import describe, lines
+    """Say what a run folder or a store holds; draw training curves, of several runs for comparison."""
+    from rvdflow.info import describe
+    from rvdflow.info_words import lines
 
-    found = describe(path, check=check)
+    found = [describe(path, check=check) for path in paths]
     if json:
-        emit_json(found)
+        emit_json(found[0] if len(found) == 1 else found)
     else:
-        say("\n".join(lines(found)))
+        say("\n\n".join("\n".join(lines(one)) for one in found))
+    if curves is not None:
+        from rvdflow.curves import draw_curves
+
+        draw_curves(paths, curves, by=by, overwrite=overwrite)  # type: ignore[arg-type]
+        say(f"wrote {curves}", quiet=json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the weights and what goes with them.")],
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's weights for other programs: model.safetensors and model.json."""
+    from rvdflow.export_weights import export
+
+    say(f"wrote {export(run, output, overwrite=overwrite)}", quiet=quiet)
 
 
 @app.command()

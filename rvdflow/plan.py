@@ -1,7 +1,8 @@
 """Which cases a forecast consists of, and in which portions they are drawn.
 
 The cases are a rectangle, trajectories x init times. They are gone through in groups of a few cases and, within a
-group, in chunks of members; one portion (a chunk of members of a group of cases) is in memory at a time.
+group, in chunks of members; one portion (a chunk of members of a group of cases) is drawn at a time, lead after lead,
+and written in chunks of leads. Only that many leads of a portion are in memory.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lbm.console import size
 from lbm.errors import UsageError
 from rvdflow.forecaster import Case
 from rvdflow.frames import Frames, split_trajectories
 
 DRAW = 32  # members drawn in one call, over all its cases, unless told otherwise
+LEADS = 48  # most leads in a chunk of a store, unless told otherwise
 CHUNK_BYTES = 64 * 2**20  # largest chunk of a store, unless told otherwise
 
 
@@ -31,6 +32,7 @@ class Plan:
     seed: int
     cases_per_batch: int
     members_per_batch: int
+    leads_per_chunk: int
 
     @property
     def cases(self) -> list[Case]:
@@ -48,9 +50,17 @@ class Plan:
             for first in range(0, self.members, self.members_per_batch)
         ]
 
+    @property
+    def lead_chunks(self) -> int:
+        return -(-self.lead // self.leads_per_chunk)
+
     def nbytes(self, frames: Frames) -> int:
         """Size of the whole forecast, uncompressed."""
         return len(self.trajectories) * len(self.init_times) * self.members * self.lead * frame_bytes(frames)
+
+    def block_bytes(self, frames: Frames) -> int:
+        """Size of what is written at once: some leads of a portion."""
+        return self.cases_per_batch * self.members_per_batch * self.leads_per_chunk * frame_bytes(frames)
 
 
 def frame_bytes(frames: Frames) -> int:
@@ -71,14 +81,20 @@ def plan(
     seed: int = 0,
     cases_per_batch: int | None = None,
     members_per_batch: int | None = None,
+    leads_per_chunk: int | None = None,
+    processes: int = 1,
 ) -> Plan:
     """Choose the cases: all trajectories of `split` (None: of the dataset) at common init times.
 
     Init times are `init_times`, else every `stride` frames (default `lead`, so that targets do not overlap) wherever
     `context` frames lie before and `lead` frames after. `cases` bounds trajectories x init times; init times are then
-    thinned evenly. UsageError when a number is out of range or no case is left.
+    thinned evenly. Portions are chosen so that each of `processes` has one, where none are given. UsageError when a
+    number is out of range or no case is left.
     """
-    given = {"members": members, "lead": lead, "context": context, "stride": stride, "cases": cases}
+    given = {
+        "members": members, "lead": lead, "context": context, "stride": stride, "cases": cases,
+        "cases per batch": cases_per_batch, "members per batch": members_per_batch, "leads per chunk": leads_per_chunk,
+    }  # fmt: skip
     for name, value in given.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}: at least 1")
@@ -98,7 +114,11 @@ def plan(
     if cases is not None and cases < len(runs) * len(times):
         runs = runs[: min(len(runs), cases)]
         times = _evenly(times, cases // len(runs))
-    together = min(members, members_per_batch or max(1, min(DRAW, CHUNK_BYTES // (lead * frame_bytes(frames)))))
+    count, octets = len(runs) * len(times), frame_bytes(frames)
+    leads = lead if lead <= LEADS else max(1, min(LEADS, CHUNK_BYTES // octets))
+    leads = min(lead, leads_per_chunk or leads)
+    together = members_per_batch or max(1, min(DRAW, CHUNK_BYTES // (leads * octets), members * count // processes))
+    together = min(members, together)
     return Plan(
         trajectories=tuple(runs),
         init_times=tuple(times),
@@ -106,8 +126,9 @@ def plan(
         lead=lead,
         context=context,
         seed=seed,
-        cases_per_batch=cases_per_batch or max(1, DRAW // together),
+        cases_per_batch=cases_per_batch or max(1, min(DRAW // together, count // processes)),
         members_per_batch=together,
+        leads_per_chunk=leads,
     )
 
 
@@ -116,19 +137,3 @@ def _evenly(values: list[int], count: int) -> list[int]:
     if count >= len(values):
         return values
     return [values[round(k * (len(values) - 1) / max(1, count - 1))] for k in range(count)]
-
-
-def summary(chosen: Plan, frames: Frames) -> dict[str, Any]:
-    """What a forecast would do and take, for --dry-run."""
-    return {
-        "trajectories": list(chosen.trajectories),
-        "init_times": list(chosen.init_times),
-        "cases": len(chosen.trajectories) * len(chosen.init_times),
-        "members": chosen.members,
-        "lead": chosen.lead,
-        "context": chosen.context,
-        "seed": chosen.seed,
-        "portions": f"{chosen.cases_per_batch} cases x {chosen.members_per_batch} members",
-        "disk": size(chosen.nbytes(frames)),
-        "memory": size(4 * chosen.cases_per_batch * chosen.members_per_batch * chosen.lead * frame_bytes(frames)),
-    }

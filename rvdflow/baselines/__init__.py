@@ -10,7 +10,7 @@ from rvdflow.baselines.damped import DampedPersistence
 from rvdflow.baselines.dressing import Dressed
 from rvdflow.baselines.extrapolation import LinearExtrapolation
 from rvdflow.baselines.linear_inverse import DynamicModes, LinearInverse
-from rvdflow.baselines.methods import METHODS, fit, names
+from rvdflow.baselines.methods import METHODS, dress, fit, names
 from rvdflow.baselines.persistence import Persistence
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "LinearExtrapolation",
     "LinearInverse",
     "Persistence",
+    "dress",
     "fit",
     "names",
 ]

@@ -6,7 +6,7 @@ thing fitted is the width of its window, chosen on validation runs by the mean a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -15,7 +15,7 @@ from rvdflow.baselines.choosing import choose, horizon, judged_cases, record
 from rvdflow.baselines.optical_flow import carry, displacement
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Training
-from rvdflow.forecaster import Case
+from rvdflow.forecaster import Case, Seen
 
 WINDOWS = (2.0, 4.0, 8.0, 16.0)  # pixels
 SEEN = 3  # frames
@@ -44,12 +44,12 @@ class Advection(Reference):
         widths = [w for w in WINDOWS if 4 * w <= max(data.frames.height, data.frames.width)] or [WINDOWS[0]]
         best = widths[0]
         if cases:
-            context = np.stack([data.read(k, t - data.context + 1, t + 1) for k, t in cases])
+            seen = data.seen(cases, data.context)
             after = np.stack([data.read(k, t + 1, t + 1 + lead) for k, t in cases])
-            fluid = np.stack([~data.frames.solid[k] for k, _ in cases])[:, None, None]
+            fluid = ~seen.solid[:, None, None]
 
             def judge(width: float) -> float:
-                drawn = cls(data, scale, width).draw(context, cases, [0], lead, 0)[:, 0]
+                drawn = cls(data, scale, width).draw(seen, cases, [0], lead, 0)[:, 0]
                 return float((abs(drawn - after) * fluid / scale[:, None, None]).mean())
 
             best = choose(widths, judge)[0]
@@ -59,11 +59,9 @@ class Advection(Reference):
         )
         return made
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        self.require_context(context)
-        fluid = ~self.walls(cases)
-        moved = displacement(context[:, -SEEN:] / self.scale[:, None, None], fluid, self.window)
-        drawn = carry(context[:, -1].astype(np.float32, copy=False), fluid, moved, lead)
-        return np.repeat(drawn[:, None], len(members), 1)
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        moved = displacement(seen.frames[:, -SEEN:] / self.scale[:, None, None], ~seen.solid, self.window)
+        for frame in carry(seen.frames[:, -1], ~seen.solid, moved, lead):
+            yield np.repeat(frame[:, None, None], len(members), 1)

@@ -12,7 +12,7 @@ training runs, on the attractor of the flow in every pixel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from rvdflow.baselines.choosing import choose, energy_score, horizon, judged_cas
 from rvdflow.baselines.pod import Pod
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Segment, Training
-from rvdflow.forecaster import Case
+from rvdflow.forecaster import Case, Seen, spans
 
 MODES = (5, 10, 20, 40, 80, 160)
 FRAMES = (1, 2, 3, 4)
@@ -110,15 +110,14 @@ class Analog(Reference):
         made.fitted["chosen_by"] = "energy score of " + record(judged_on, len(cases), lead, among)
         return made
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        self.require_context(context)
-        past = self.pod.project(context[:, -self.frames :], self.walls(cases)[:, None])
-        drawn = np.empty((len(cases), len(members), lead, *self.frame_shape), dtype=np.float32)
-        for i, (trajectory, _) in enumerate(cases):
-            near = self.library.nearest(past[i], max(members) + 1, lead, modes=self.modes, without=trajectory)
-            for j, member in enumerate(members):
-                segment, t = near[member % len(near)]
-                drawn[i, j] = self.data.read(self.library.segments[segment].run, t + 1, t + 1 + lead)
-        return drawn
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        past = self.pod.project(seen.frames[:, -self.frames :], seen.solid[:, None])
+        windows = []  # of each case: (run, first frame) of each member
+        for now, (trajectory, _) in zip(past, cases, strict=True):
+            near = self.library.nearest(now, max(members) + 1, lead, modes=self.modes, without=trajectory)
+            found = [near[member % len(near)] for member in members]
+            windows.append([(self.library.segments[segment].run, t + 1) for segment, t in found])
+        for first, stop in spans(lead):
+            yield np.array([[self.data.read(run, t + first, t + stop) for run, t in of_case] for of_case in windows])

@@ -7,15 +7,18 @@ other cases draw anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from lbm.errors import DataError
-from rvdflow.forecaster import Case, Forecaster
+from rvdflow.forecaster import Case, Forecaster, Seen, spans
 from rvdflow.frames import Frames
 from rvdflow.noise import numpy_generator
+
+if TYPE_CHECKING:
+    from rvdflow.baselines.training import Training
 
 
 class Climatology(Forecaster):
@@ -32,18 +35,19 @@ class Climatology(Forecaster):
         self.frames, self.training, self.read = frames, tuple(training), read or frames.read
         self.variables = frames.variables
 
+    @classmethod
+    def fit(cls, data: Training) -> Self:
+        return cls(data.frames, data.runs, data.read)
+
     def stamp(self) -> dict[str, Any]:
         return {"fitted_on": f"train: {len(self.training)} runs, {len(self.training) * self.frames.times} frames"}
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        drawn = np.empty((len(cases), len(members), lead, *self.frames.frame_shape), dtype=np.float32)
-        for i, (trajectory, init_time) in enumerate(cases):
-            windows = self.windows(trajectory, init_time, members, lead, seed)
-            for j, (run, start) in enumerate(windows):
-                drawn[i, j] = self.read(run, start, start + lead)
-        return drawn
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        windows = [self.windows(*case, members, lead, seed) for case in cases]
+        for first, stop in spans(lead):
+            yield np.array([[self.read(run, t + first, t + stop) for run, t in of_case] for of_case in windows])
 
     def windows(
         self, trajectory: int, init_time: int, members: Sequence[int], lead: int, seed: int

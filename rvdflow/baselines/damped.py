@@ -10,14 +10,14 @@ of training frames: xi is a normal combination of such fields, which are scaled 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import numpy as np
 
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Training
-from rvdflow.forecaster import Case
+from rvdflow.forecaster import Case, Seen, spans
 from rvdflow.noise import numpy_generator
 
 FIELDS = 256  # training fields that the noise is combined from
@@ -49,22 +49,22 @@ class DampedPersistence(Reference):
         memory = np.divide(product[0], scale, out=np.zeros_like(scale), where=scale > 0).astype(np.float32)
         return cls(data, climate, memory, _innovations(data, climate, memory))
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        self.require_context(context)
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
         kick = self.climate.deviation * np.sqrt(1 - self.memory**2)
-        drawn = np.empty((len(cases), len(members), lead, *self.frame_shape), dtype=np.float32)
-        for i, case in enumerate(cases):
-            shape = lead, len(self.innovations)
-            streams = [numpy_generator(seed, self.method, *case, member) for member in members]
-            weights = np.concatenate([rng.standard_normal(shape, dtype=np.float32) for rng in streams])
-            noise = (weights @ self.innovations).reshape(len(members), lead, *self.frame_shape)
-            away = context[i, -1] - self.climate.mean
-            for k in range(lead):
-                away = self.memory * away + kick * noise[:, k]
-                drawn[i, :, k] = self.climate.mean + away
-        return drawn
+        streams = [[numpy_generator(seed, self.method, *case, member) for member in members] for case in cases]
+        away = np.repeat((seen.frames[:, -1] - self.climate.mean)[:, None], len(members), 1)
+        for first, stop in spans(lead):
+            drawn = np.empty((len(cases), len(members), stop - first, *self.frame_shape), dtype=np.float32)
+            for i, of_case in enumerate(streams):
+                shape = stop - first, len(self.innovations)
+                weights = np.concatenate([rng.standard_normal(shape, dtype=np.float32) for rng in of_case])
+                noise = (weights @ self.innovations).reshape(drawn.shape[1:])
+                for k in range(stop - first):
+                    away[i] = self.memory * away[i] + kick * noise[:, k]
+                    drawn[i, :, k] = self.climate.mean + away[i]
+            yield drawn
 
 
 def _innovations(data: Training, climate: Climate, memory: np.ndarray) -> np.ndarray:

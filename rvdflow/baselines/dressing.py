@@ -10,14 +10,14 @@ is forecast. Members of a case carry different residuals, as long as there are e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from lbm.errors import DataError, UsageError
 from rvdflow.baselines.training import Training
-from rvdflow.forecaster import Case, Forecaster
+from rvdflow.forecaster import Case, Forecaster, Seen
 from rvdflow.frames import Frames
 from rvdflow.noise import numpy_generator
 
@@ -31,9 +31,9 @@ class Dressed(Forecaster):
     def __init__(self, base: Forecaster, data: Training):
         if not base.deterministic:
             raise UsageError(f"{base.method} is an ensemble already: only a deterministic method can be dressed")
-        self.method = f"{base.method}-dressed"  # type: ignore[misc]
+        self.method = f"{base.method}-dressed"
         self.base, self.data, self.variables = base, data, base.variables or data.frames.variables
-        self.needs: int = getattr(base, "needs", 1)
+        self.needs = base.needs
         self.runs = data.validation or data.runs
         self.origin = "validation" if data.validation else "train (there is no validation run)"
         self._pool: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
@@ -47,11 +47,11 @@ class Dressed(Forecaster):
         cases = len(self._places(self.data.context, self.data.lead))
         return self.base.stamp() | {"dressed_with": f"{cases} residual sequences of {self.origin}"}
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        runs, pool = self._residuals(context.shape[1], lead)
-        drawn = np.repeat(self.base.draw(context, cases, [0], lead, 0), len(members), 1)
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        runs, pool = self._residuals(seen.context, lead)
+        worn = np.empty((len(cases), len(members)), dtype=int)  # number of the residual that a member wears
         for i, (trajectory, init_time) in enumerate(cases):
             usable = np.flatnonzero(runs != trajectory)
             if not len(usable):
@@ -59,9 +59,12 @@ class Dressed(Forecaster):
                     f"{self.method}: no residual for trajectory {trajectory}, which is the only run of them"
                 )
             order = numpy_generator(seed, self.method, trajectory, init_time).permutation(usable)
-            for j, member in enumerate(members):
-                drawn[i, j] += pool[order[member % len(order)]]
-        return drawn
+            worn[i] = [order[member % len(order)] for member in members]
+        first = 0
+        for block in self.base.roll(seen, cases, [0], lead, 0):
+            stop = first + block.shape[2]
+            yield block + pool[worn, first:stop]
+            first = stop
 
     def _places(self, context: int, lead: int) -> list[tuple[int, int]]:
         """(run, init time) of the residuals, evenly spread."""
@@ -80,8 +83,11 @@ class Dressed(Forecaster):
             pool = np.empty((len(places), lead, *self.data.frames.frame_shape), np.float32)
             for first in range(0, len(places), 8):
                 some = places[first : first + 8]
-                seen = np.stack([self.data.read(k, t - context + 1, t + 1) for k, t in some])
-                after = np.stack([self.data.read(k, t + 1, t + 1 + lead) for k, t in some])
-                pool[first : first + 8] = after - self.base.draw(seen, some, [0], lead, 0)[:, 0]
+                a = 0
+                for block in self.base.roll(self.data.seen(some, context), some, [0], lead, 0):
+                    b = a + block.shape[2]
+                    after = np.stack([self.data.read(k, t + 1 + a, t + 1 + b) for k, t in some])
+                    pool[first : first + 8, a:b] = after - block[:, 0]
+                    a = b
             self._pool = (context, lead), np.array([k for k, _ in places]), pool
         return self._pool[1:]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rvdflow.baselines.reference import require_context
-from rvdflow.forecaster import Case, Forecaster
+from rvdflow.forecaster import Case, Forecaster, Seen, spans
 
 
 class LinearExtrapolation(Forecaster):
@@ -17,15 +16,15 @@ class LinearExtrapolation(Forecaster):
     deterministic = True
     needs = 2
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        require_context(self.method, self.needs, context.shape[1])
-        last = context[:, -1].astype(np.float32)
-        change = last - context[:, -2]
-        leads = np.arange(1, lead + 1, dtype=np.float32)[:, None, None, None]
-        drawn = last[:, None, None] + leads * change[:, None, None]
-        return np.broadcast_to(drawn, (len(cases), len(members), *drawn.shape[2:])).copy()
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        last = seen.frames[:, -1]
+        change = last - seen.frames[:, -2]
+        for first, stop in spans(lead):
+            leads = np.arange(first + 1, stop + 1, dtype=np.float32)[:, None, None, None]
+            drawn = last[:, None, None] + leads * change[:, None, None]
+            yield np.broadcast_to(drawn, (len(cases), len(members), *drawn.shape[2:])).copy()
 
     def stamp(self) -> dict[str, str]:
         return {"fitted_on": "nothing"}

@@ -13,7 +13,7 @@ divided by the largest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, Self
@@ -25,7 +25,7 @@ from rvdflow.baselines.choosing import choose, energy_score, horizon, judged_cas
 from rvdflow.baselines.pod import Pod
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Training
-from rvdflow.forecaster import Case
+from rvdflow.forecaster import Case, Seen, spans
 from rvdflow.noise import numpy_generator
 
 MODES = (5, 10, 20, 40, 80, 120, 160, 200)
@@ -151,30 +151,35 @@ class LinearInverse(Reference):
             members[..., : model.modes] = model.roll(past, noise)
             return energy_score(members, future)
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        self.require_context(context)
-        past = self.pod.project(context[:, -self.needs :], self.walls(cases)[:, None])
-        drawn = np.empty((len(cases), len(members), lead, *self.frame_shape), dtype=np.float32)
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        past = self.pod.project(seen.frames[:, -self.needs :], seen.solid[:, None])
+        rolled, windows = [], []  # of each case: coefficients, few numbers; and (run, first frame) for each member
         for i, case in enumerate(cases):
             noise = np.zeros((1, len(members), lead, self.model.modes))
-            rest: np.ndarray | None = None
             if self.noisy:
                 streams = [numpy_generator(seed, self.method, *case, member) for member in members]
                 noise[0] = np.stack([rng.standard_normal(noise.shape[2:]) for rng in streams])
-                rest = np.stack([self._window(rng, lead) for rng in streams])
-            rolled = self.model.roll(past[i : i + 1], noise)[0].astype(np.float32)
-            drawn[i] = self.pod.frames(rolled, rest)
-        return drawn
+                windows.append([self._window(rng, lead) for rng in streams])
+            rolled.append(self.model.roll(past[i : i + 1], noise)[0].astype(np.float32))
+        for first, stop in spans(lead):
+            drawn = np.empty((len(cases), len(members), stop - first, *self.frame_shape), dtype=np.float32)
+            for i, coefficients in enumerate(rolled):
+                rest = np.stack([self._rest(k, t + first, t + stop) for k, t in windows[i]]) if self.noisy else None
+                drawn[i] = self.pod.frames(coefficients[:, first:stop], rest)
+            yield drawn
 
-    def _window(self, rng: np.random.Generator, lead: int) -> np.ndarray:
-        """Anomalies (lead, channel * y * x) of a random piece of a training run."""
+    def _window(self, rng: np.random.Generator, lead: int) -> tuple[int, int]:
+        """(run, first frame) of a random piece of a training run."""
         starts = self.data.frames.times - lead + 1
         if starts < 1:
             raise DataError(f"{self.method} of lead {lead} needs training runs as long")
-        run, start = self.data.runs[rng.integers(len(self.data.runs))], int(rng.integers(starts))
-        return self.pod.climate.anomalies(self.data.read(run, start, start + lead), self.solid[run])
+        return self.data.runs[rng.integers(len(self.data.runs))], int(rng.integers(starts))
+
+    def _rest(self, run: int, first: int, stop: int) -> np.ndarray:
+        """Anomalies (time, channel * y * x) of frames first..stop-1 of a training run."""
+        return self.pod.climate.anomalies(self.data.read(run, first, stop), self.data.frames.solid[run])
 
 
 class DynamicModes(LinearInverse):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from lbm.errors import UsageError
@@ -14,26 +13,25 @@ from rvdflow.baselines.dressing import Dressed
 from rvdflow.baselines.extrapolation import LinearExtrapolation
 from rvdflow.baselines.linear_inverse import DynamicModes, LinearInverse
 from rvdflow.baselines.persistence import Persistence
-from rvdflow.baselines.reference import require_context
 from rvdflow.baselines.training import Training
-from rvdflow.forecaster import Forecaster
+from rvdflow.forecaster import Forecaster, require_context
 
 DRESSED = "-dressed"
-METHODS: dict[str, tuple[type[Forecaster], Callable[[Training], Forecaster]]] = {
-    "persistence": (Persistence, lambda data: Persistence()),
-    "climatology": (Climatology, lambda data: Climatology(data.frames, data.runs, data.read)),
-    "damped-persistence": (DampedPersistence, DampedPersistence.fit),
-    "linear-extrapolation": (LinearExtrapolation, lambda data: LinearExtrapolation()),
-    "analog": (Analog, Analog.fit),
-    "linear-inverse": (LinearInverse, LinearInverse.fit),
-    "dmd": (DynamicModes, DynamicModes.fit),
-    "advection": (Advection, Advection.fit),
+METHODS: dict[str, type[Forecaster]] = {
+    "persistence": Persistence,
+    "climatology": Climatology,
+    "damped-persistence": DampedPersistence,
+    "linear-extrapolation": LinearExtrapolation,
+    "analog": Analog,
+    "linear-inverse": LinearInverse,
+    "dmd": DynamicModes,
+    "advection": Advection,
 }
 
 
 def names() -> list[str]:
     """Every method there is, the dressed ones included."""
-    return [*METHODS, *(name + DRESSED for name, (kind, _) in METHODS.items() if kind.deterministic)]
+    return [*METHODS, *(name + DRESSED for name, kind in METHODS.items() if kind.deterministic)]
 
 
 def fit(method: str, dataset: Any, *, context: int = 4, lead: int = 16, dress: bool = False) -> Forecaster:
@@ -50,10 +48,19 @@ def fit(method: str, dataset: Any, *, context: int = 4, lead: int = 16, dress: b
     dress = dress or plain != method
     if plain not in METHODS:
         raise UsageError(f"method {method!r} is not known: use {', '.join(names())}")
-    kind, make = METHODS[plain]
+    kind = METHODS[plain]
     if dress and not kind.deterministic:
         raise UsageError(f"{plain} is an ensemble already: only a deterministic method can be dressed")
-    require_context(plain, getattr(kind, "needs", 1), context)
+    require_context(plain, kind.needs, context)
     data = Training(dataset, context=context, lead=lead)
-    made = make(data)
+    made = kind.fit(data)
     return Dressed(made, data) if dress else made
+
+
+def dress(forecaster: Forecaster, dataset: Any, *, context: int = 4, lead: int = 16) -> Dressed:
+    """An ensemble of a deterministic forecaster: it wears residuals of its own forecasts of the validation runs.
+
+    `dress(rvdflow.load(run).mean(), dataset)` is the mean of a trained network so dressed. `UsageError` when the
+    forecaster is an ensemble already.
+    """
+    return Dressed(forecaster, Training(dataset, context=context, lead=lead, variables=forecaster.variables))

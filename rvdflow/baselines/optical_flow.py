@@ -12,6 +12,7 @@ on a batch at once. Images are (batch, channel, y, x), weights and displacements
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -115,8 +116,8 @@ def _solve(square: np.ndarray, cross: np.ndarray, moved: np.ndarray, window: flo
     return np.stack([(xx * by - yx * bx) / determinant, (yy * bx - yx * by) / determinant], 1)
 
 
-def carry(frame: np.ndarray, fluid: np.ndarray, moved: np.ndarray, steps: int) -> np.ndarray:
-    """Frames (batch, step, channel, y, x) of `frame` (batch, channel, y, x) carried along by a steady displacement.
+def carry(frame: np.ndarray, fluid: np.ndarray, moved: np.ndarray, steps: int) -> Iterator[np.ndarray]:
+    """`steps` frames (batch, channel, y, x): `frame`, carried further and further along by a steady displacement.
 
     Semi-Lagrangian (Germann and Zawadzki 2002, doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2): every cell is
     followed back along the displacements to where its value is now, so that it is interpolated once. A path that
@@ -125,11 +126,9 @@ def carry(frame: np.ndarray, fluid: np.ndarray, moved: np.ndarray, steps: int) -
     weight = fluid.astype(np.float32)
     batch, _, ny, nx = frame.shape
     origin = np.broadcast_to(grid(ny, nx), (batch, 2, ny, nx)).copy()
-    carried = np.empty((batch, steps, *frame.shape[1:]), np.float32)
     everywhere = np.ones_like(weight)
-    for k in range(steps):
+    for _ in range(steps):
         back = origin - sample(moved, everywhere, origin)[0]
         open_there = sample(frame, weight, back)[1] > 0
         origin = np.where(open_there[:, None], back, origin)
-        carried[:, k] = sample(frame, weight, origin)[0]
-    return carried
+        yield sample(frame, weight, origin)[0]

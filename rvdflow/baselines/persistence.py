@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rvdflow.forecaster import Case, Forecaster
+from rvdflow.forecaster import Case, Forecaster, Seen, spans
 
 
 class Persistence(Forecaster):
@@ -15,11 +15,12 @@ class Persistence(Forecaster):
     method = "persistence"
     deterministic = True
 
-    def draw(
-        self, context: np.ndarray, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
-    ) -> np.ndarray:
-        last = context[:, -1].astype(np.float32, copy=False)
-        return np.broadcast_to(last[:, None, None], (len(cases), len(members), lead, *last.shape[1:])).copy()
+    def roll(
+        self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        last = seen.frames[:, -1]
+        for first, stop in spans(lead):
+            yield np.broadcast_to(last[:, None, None], (len(cases), len(members), stop - first, *last.shape[1:])).copy()
 
     def stamp(self) -> dict[str, str]:
         return {"fitted_on": "nothing"}

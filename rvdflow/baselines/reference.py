@@ -1,22 +1,19 @@
-"""What all fitted references share: the data they may forecast, the frames they must see, what their stamp says."""
+"""What all fitted references share: the data they may forecast, and what their stamp says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from lbm.errors import DataError, UsageError
+from lbm.errors import DataError
 from rvdflow.baselines.training import Training
-from rvdflow.forecaster import Case, Forecaster
+from rvdflow.forecaster import Forecaster
 from rvdflow.frames import Frames
 
 
 class Reference(Forecaster):
-    """A forecaster fitted on training runs; `needs` is the fewest frames of context it can start from."""
-
-    needs: int = 1
+    """A forecaster fitted on training runs."""
 
     def __init__(self, data: Training):
         self.variables, self.solid, self.frame_shape = data.frames.variables, data.frames.solid, data.frames.frame_shape
@@ -36,18 +33,5 @@ class Reference(Forecaster):
         if not alike and not ((frames.solid == self.solid[0]).all() and (self.solid == self.solid[0]).all()):
             raise DataError(f"{self.method} was fitted to a flow around other obstacles: fit it to this dataset")
 
-    def walls(self, cases: Sequence[Case]) -> np.ndarray:
-        """Obstacles of the runs of `cases`: (case, y, x) bool."""
-        return np.stack([self.solid[k if k < len(self.solid) else 0] for k, _ in cases])
-
-    def require_context(self, context: np.ndarray) -> None:
-        require_context(self.method, self.needs, context.shape[1])
-
     def stamp(self) -> dict[str, Any]:
         return self.fitted
-
-
-def require_context(method: str, needs: int, context: int) -> None:
-    """Raise UsageError when a method is given fewer frames than it needs."""
-    if context < needs:
-        raise UsageError(f"{method} needs {needs} frames of context, got {context}: use --context {needs} or more")

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lbm.errors import DataError
+from rvdflow.forecaster import Case, Seen
 from rvdflow.frames import Frames, frame_variables, split_trajectories
+from rvdflow.portions import run_numbers
 from rvdflow.windows import free_memory
 
 BLOCK_BYTES = 32 * 2**20  # frames read at a time
@@ -109,6 +111,17 @@ class Training:
                 "dataset is unfinished or its flow diverged (check it with `lbm info --check`)"
             )
         return values
+
+    @cached_property
+    def numbers(self) -> dict[str, np.ndarray]:
+        """Numbers of the runs by name, (trajectory,)."""
+        return run_numbers(self._dataset)
+
+    def seen(self, cases: Sequence[Case], context: int) -> Seen:
+        """What a method is shown of cases of these runs."""
+        runs = [k for k, _ in cases]
+        frames = np.stack([self.read(k, t - context + 1, t + 1) for k, t in cases])
+        return Seen(frames, self.frames.solid[runs], {name: values[runs] for name, values in self.numbers.items()})
 
     def blocks(self, segments: Sequence[Segment], overlap: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(run, frames) pieces of segments that fit in memory; a piece begins with the last `overlap` frames before."""

@@ -7,6 +7,7 @@ from lbm import dataset as store
 from lbm.errors import DataError
 from rvdflow.baselines import Climatology, Persistence
 from rvdflow.forecast import forecast
+from rvdflow.forecaster import Seen
 from rvdflow.frames import Frames
 
 
@@ -42,8 +43,8 @@ def test_climatology_is_blind_to_test_runs(flow, build, tmp_path):
 
     changed = build(tmp_path / "flow.zarr", change=other_test_runs)
     cases, members = [(3, 5), (3, 9)], range(6)
-    context = np.zeros((2, 1, 1, 8, 16), dtype=np.float32)
-    ours, theirs = (climatology(p).draw(context, cases, members, 5, 0) for p in (flow, changed))
+    seen = Seen.of(np.zeros((2, 1, 1, 8, 16), dtype=np.float32))
+    ours, theirs = (climatology(p).draw(seen, cases, members, 5, 0) for p in (flow, changed))
     np.testing.assert_array_equal(ours, theirs)
 
 

@@ -169,7 +169,7 @@ def test_more_frames_than_there_are_is_refused(flow):
 
 
 def test_portions_cover_every_case_and_member_once():
-    chosen = Plan((1, 4), (3, 7, 11), 7, 4, 3, 0, cases_per_batch=4, members_per_batch=3)
+    chosen = Plan((1, 4), (3, 7, 11), 7, 4, 3, 0, cases_per_batch=4, members_per_batch=3, leads_per_chunk=4)
     assert [case for group in chosen.groups() for case in group] == [(k, t) for k in (1, 4) for t in (3, 7, 11)]
     assert [m for chunk in chosen.member_chunks() for m in chunk] == list(range(7))
 
@@ -212,10 +212,10 @@ def test_an_existing_forecast_is_not_overwritten_unasked(forecaster, flow, writt
 class Exploding(Forecaster):
     method = "exploding"
 
-    def draw(self, context, cases, members, lead, seed):
-        drawn = np.zeros((len(cases), len(members), lead, *context.shape[2:]), dtype=np.float32)
+    def roll(self, seen, cases, members, lead, seed):
+        drawn = np.zeros((len(cases), len(members), lead, *seen.frames.shape[2:]), dtype=np.float32)
         drawn[0, 1, 2, 0, 0, 0] = np.inf
-        return drawn
+        yield drawn
 
 
 def test_a_member_that_is_not_finite_is_named(flow, tmp_path):

@@ -29,15 +29,15 @@ class Crash(Exception):
 
 
 class Interrupted(Climatology):
-    """Raises at its n-th draw."""
+    """Raises at its n-th portion."""
 
     remaining = 5
 
-    def draw(self, *args):
+    def roll(self, *args):
         self.remaining -= 1
         if self.remaining < 0:
             raise Crash
-        return super().draw(*args)
+        yield from super().roll(*args)
 
 
 def climatology(kind, flow):

@@ -88,7 +88,7 @@ def test_deterministic_methods_have_one_member_and_say_so(method, data):
     result = made.forecast(data, members=4, lead=LEAD, init_times=[9])
     assert made.method == result.attrs["method"] == method
     assert made.deterministic == (result.sizes["member"] == 1) == bool(result.attrs["deterministic"])
-    assert made.deterministic == (METHODS.get(method, (None, None))[0] is not None and METHODS[method][0].deterministic)
+    assert made.deterministic == (method in METHODS and METHODS[method].deterministic)
 
 
 @pytest.mark.parametrize("method", names())

@@ -12,7 +12,7 @@ from rvdflow.baselines.linear_inverse import companion, fit_propagator
 from rvdflow.baselines.optical_flow import displacement
 from rvdflow.baselines.pod import Pod
 from rvdflow.baselines.training import Climate, Training
-from rvdflow.forecaster import Forecaster
+from rvdflow.forecaster import Forecaster, Seen
 
 
 def dataset(values, split, solid=None):
@@ -61,7 +61,7 @@ def test_damped_persistence_is_the_conditional_law_of_an_autoregression():
     # 16000 frames: a correlation is known within sqrt((1 - phi^2) / n), here 4 deviations.
     assert np.all(abs(made.memory[0] - memory) < 4 * np.sqrt((1 - memory**2) / 16000) + 1e-6)
     start = (mean + 2 * deviation).astype(np.float32)
-    drawn = made.draw(start[None, None, None], [(4, 0)], range(4000), 4, 0)[0, :, :, 0].astype(np.float64)
+    drawn = made.draw(Seen.of(start[None, None, None]), [(4, 0)], range(4000), 4, 0)[0, :, :, 0].astype(np.float64)
     for k in range(1, 5):
         phi, s = made.memory[0] ** k, made.climate.deviation[0]
         expected, variance = made.climate.mean[0] + phi * (start - made.climate.mean[0]), s**2 * (1 - phi**2)
@@ -73,7 +73,7 @@ def test_members_of_damped_persistence_are_coherent_in_time():
     rng = np.random.default_rng(1)
     memory = np.full((1, 2), 0.8)
     made = fit("damped-persistence", dataset(autoregressive(rng, 3, 2000, memory, 1.0), ["train"] * 3))
-    drawn = made.draw(np.zeros((1, 1, 1, 1, 2), np.float32), [(0, 0)], range(4000), 30, 0)[0, :, :, 0, 0, 0]
+    drawn = made.draw(Seen.of(np.zeros((1, 1, 1, 1, 2), np.float32)), [(0, 0)], range(4000), 30, 0)[0, :, :, 0, 0, 0]
     # Far from the start, successive leads of a member correlate by phi; 4000 members know it within 0.006.
     assert np.corrcoef(drawn[:, 28], drawn[:, 29])[0, 1] == pytest.approx(made.memory[0, 0, 0], abs=0.025)
 
@@ -83,7 +83,7 @@ def test_noise_of_damped_persistence_has_the_spatial_correlation_of_what_it_leav
     common = autoregressive(rng, 4, 3000, np.full((1, 1), 0.7), 1.0)
     own = autoregressive(rng, 4, 3000, np.full((1, 4), 0.7), 0.5)
     made = fit("damped-persistence", dataset(common + own, ["train"] * 4))
-    drawn = made.draw(np.zeros((1, 1, 1, 1, 4), np.float32), [(0, 0)], range(3000), 1, 0)[0, :, 0, 0, 0]
+    drawn = made.draw(Seen.of(np.zeros((1, 1, 1, 1, 4), np.float32)), [(0, 0)], range(3000), 1, 0)[0, :, 0, 0, 0]
     correlation = np.corrcoef(drawn.T)[np.triu_indices(4, 1)]
     np.testing.assert_allclose(correlation, 0.8, atol=0.1)  # 1 / (1 + 0.5^2); the noise holds 256 fields
 
@@ -167,10 +167,10 @@ def test_dynamic_modes_are_the_mean_of_the_noisy_model():
     pod = Pod(data, Climate(data))
     model = fit_propagator(pod.series(data, data.segments), 4, 1, 1e-8)
     mean, noisy = DynamicModes(data, pod, model), LinearInverse(data, pod, model)
-    context = frames[7:, 10:11, None].astype(np.float32)
-    drawn = noisy.draw(context, [(7, 10)], range(2000), 5, 0)[0]
+    seen = Seen.of(frames[7:, 10:11, None].astype(np.float32))
+    drawn = noisy.draw(seen, [(7, 10)], range(2000), 5, 0)[0]
     error = drawn.std(0) / np.sqrt(2000)
-    assert np.all(abs(drawn.mean(0) - mean.draw(context, [(7, 10)], [0], 5, 0)[0, 0]) < 5 * error)
+    assert np.all(abs(drawn.mean(0) - mean.draw(seen, [(7, 10)], [0], 5, 0)[0, 0]) < 5 * error)
 
 
 def test_a_growing_mode_is_held():
@@ -222,7 +222,7 @@ def test_members_beyond_the_analogs_begin_again():
     opened = dataset(autoregressive(rng, 3, 12, np.full((2, 3), 0.9), 1.0), ["train", "validation", "test"])
     made = fit("analog", opened, context=1, lead=5)
     count = len(made.library.nearest(np.zeros((1, made.pod.rank)), 99, 5, modes=made.modes))
-    drawn = made.draw(np.zeros((1, 1, 1, 2, 3), np.float32), [(2, 0)], range(count + 2), 5, 0)[0]
+    drawn = made.draw(Seen.of(np.zeros((1, 1, 1, 2, 3), np.float32)), [(2, 0)], range(count + 2), 5, 0)[0]
     np.testing.assert_array_equal(drawn[count:], drawn[:2])
 
 
@@ -255,7 +255,7 @@ def test_advection_finds_and_continues_a_uniform_translation(velocity):
     np.testing.assert_allclose(moved[0][inside], velocity[0], atol=0.1)
     np.testing.assert_allclose(moved[1][inside], velocity[1], atol=0.1)
     opened = dataset(np.stack([frames] * 3), ["train", "validation", "test"])
-    drawn = fit("advection", opened, context=3, lead=4).draw(context, [(2, 2)], [0], 4, 0)[0, 0, :, 0]
+    drawn = fit("advection", opened, context=3, lead=4).draw(Seen.of(context), [(2, 2)], [0], 4, 0)[0, 0, :, 0]
     # What has come in through the edges since cannot be known; bilinear interpolation of blobs 3 pixels wide
     # costs up to h^2 / 8 * 2 / 9 * 2 = 0.06.
     assert abs(drawn - frames[3:7])[:, 6:-6, 19:-6].max() < 0.15
@@ -270,7 +270,7 @@ def test_advection_takes_nothing_from_inside_an_obstacle():
     made = fit("advection", opened, context=3, lead=3)
     context = np.repeat(frames[None, :, None], 2, 0).astype(np.float32)
     context[0][..., solid], context[1][..., solid] = 0, 1e6
-    one, other = made.draw(context, [(2, 2), (2, 2)], [0], 6, 0)[:, 0, :, 0][..., ~solid]
+    one, other = made.draw(Seen.of(context, solid), [(2, 2), (2, 2)], [0], 6, 0)[:, 0, :, 0][..., ~solid]
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -282,8 +282,8 @@ class Zero(Forecaster):
 
     method, deterministic = "zero", True
 
-    def draw(self, context, cases, members, lead, seed):
-        return np.zeros((len(cases), len(members), lead, *context.shape[2:]), np.float32)
+    def roll(self, seen, cases, members, lead, seed):
+        yield np.zeros((len(cases), len(members), lead, *seen.frames.shape[2:]), np.float32)
 
 
 def test_dressing_makes_rank_histograms_flat_and_takes_off_the_bias():
@@ -303,7 +303,7 @@ def test_dressing_leaves_out_the_run_that_is_forecast():
     values = np.broadcast_to(np.arange(5)[:, None, None, None], (5, 20, 2, 2)).astype(float)
     opened = dataset(values, ["train", "validation", "validation", "validation", "test"])
     made = Dressed(Zero(), Training(opened))
-    drawn = made.draw(np.zeros((2, 4, 1, 2, 2), np.float32), [(2, 5), (4, 5)], range(200), 3, 0)
+    drawn = made.draw(Seen.of(np.zeros((2, 4, 1, 2, 2), np.float32)), [(2, 5), (4, 5)], range(200), 3, 0)
     assert set(np.unique(drawn[0])) == {1, 3}
     assert set(np.unique(drawn[1])) == {1, 2, 3}
 
@@ -313,7 +313,7 @@ def test_residuals_are_coherent_sequences_of_one_case():
     values = rng.standard_normal((3, 30, 2, 3))
     opened = dataset(values, ["train", "validation", "test"])
     made = Dressed(Zero(), Training(opened))
-    drawn = made.draw(np.zeros((1, 4, 1, 2, 3), np.float32), [(2, 5)], range(10), 5, 0)[0, :, :, 0]
+    drawn = made.draw(Seen.of(np.zeros((1, 4, 1, 2, 3), np.float32)), [(2, 5)], range(10), 5, 0)[0, :, :, 0]
     pieces = [values[1, t + 1 : t + 6].astype(np.float32) for t in range(3, 25)]
     assert all(any(np.array_equal(member, piece) for piece in pieces) for member in drawn)
     assert len({member.tobytes() for member in drawn}) == 10
