@@ -72,7 +72,8 @@ def test_a_preset_samples_by_algorithm_1_mended(name):
     config = ModelConfig(**PRESETS[name])
     sampler = config.sampler
     assert (sampler.name, sampler.steps, sampler.noise_term) == ("ancestral", 1600, "deviation")
-    levels = _model(name, 1, 128).levels
+    tiny = config.model_copy(update={"width": 8, "multipliers": (1, 2), "mean_multipliers": (1, 2)})
+    levels = ResidualVideoDiffusion(tiny, channels=1, height=8, width=8).levels
     assert isinstance(levels, Schedule)
     assert sigmas(levels, sampler) == levels.sigma.flip(0).tolist()  # n from N down to 1, each once
 
