@@ -10,7 +10,7 @@ dataset without saved states) is recorded with that reason, and the study goes o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ from lbm.errors import DataError, NumericalError, UsageError
 from rvdflow.frames import Frames, frame_variables
 from rvdflow.plan import Plan, plan
 from rvdflow.run_folder import differences
-from rvdflow.study_config import Protocol, Study, described, run_config, sampler_config
-from rvdflow.study_jobs import Folder, Job, write_json
+from rvdflow.study_config import Protocol, Study, described, read_study, run_config, sampler_config
+from rvdflow.study_jobs import Folder, Job, chosen, write_json
 from rvdflow.study_make import Failed, make_forecast, train_weights
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from rvdflow.study_table import Table
 
 OWN_FAULTS = (NumericalError, DataError, EvaluationError, Failed)  # of a cell; anything else ends the study
 
@@ -43,6 +45,7 @@ class Workplace:
     data: Path
     opened: xr.Dataset
     sha256: str
+    variables: tuple[str, ...]  # that hold frames
     cases: Plan
     folder: Folder
     device: str = "auto"
@@ -67,13 +70,25 @@ class Workplace:
 
 
 def prepare(
-    study: Study, data: Path, folder: Path, *, device: str = "auto", threads: int | None = None, quiet: bool = False
+    study: Study,
+    data: Path,
+    folder: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    quiet: bool = False,
+    write: bool = True,
 ) -> Workplace:
-    """Open the dataset and the folder of a study and write its study.json.
+    """Open the dataset and the folder of a study and write its study.json (unless `write` is not set).
 
-    Raises UsageError (the folder holds something else, or a study with another dataset or protocol; cases or groups
-    that the dataset does not have), DataError (the dataset).
+    Raises UsageError (the folder holds something else, or a study with another dataset or protocol; a method that does
+    not exist; cases or groups that the dataset does not have), DataError (the dataset).
     """
+    from rvdflow.baselines import names
+
+    for cell in study.cells:
+        if cell.kind == "method" and cell.method not in names():
+            raise UsageError(f"cell {cell.name}: method {cell.method!r} is not known: use {', '.join(names())}")
     opened = store.open_dataset(data, chunks=None)
     protocol = study.protocol
     frames = Frames(opened, frame_variables(opened))
@@ -81,7 +96,9 @@ def prepare(
         opened, frames, members=protocol.members, lead=protocol.lead, context=protocol.context, split=protocol.split,
         stride=protocol.stride, init_times=protocol.init_times, cases=protocol.cases, seed=protocol.seed,
     )  # fmt: skip
-    place = Workplace(study, data, opened, store.digest(data), cases, Folder(folder), device, threads, quiet)
+    place = Workplace(
+        study, data, opened, store.digest(data), frames.variables, cases, Folder(folder), device, threads, quiet
+    )
     about = {
         "study": study.model_dump(mode="json", by_alias=True),
         "data": str(data),
@@ -91,7 +108,7 @@ def prepare(
         "groups": groups(protocol, opened, cases.trajectories),
         "pixels": frames.height * frames.width,
     }
-    _agree(Folder(folder), about)
+    _agree(Folder(folder), about, write)
     return place
 
 
@@ -120,7 +137,7 @@ def groups(protocol: Protocol, opened: xr.Dataset, trajectories: Sequence[int]) 
     return found
 
 
-def _agree(folder: Folder, about: dict[str, Any]) -> None:
+def _agree(folder: Folder, about: dict[str, Any], write: bool) -> None:
     """Write study.json, unless the folder holds another study's results."""
     before = folder.about()
     if before is None:
@@ -133,8 +150,38 @@ def _agree(folder: Folder, about: dict[str, Any]) -> None:
                 raise UsageError(
                     f"{folder.path} holds a study with {key} {was}, now {now}: name another folder with -o"
                 )
-    if before != about:
+    if write and before != about:
         write_json(folder.path / "study.json", about)
+
+
+def study(
+    config: Path,
+    data: Path,
+    folder: Path,
+    *,
+    only: Iterable[str] = (),
+    part: tuple[int, int] | None = None,
+    joined: Sequence[Path] = (),
+    retry: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Table:
+    """Do what is left of the study in the TOML file `config` on the dataset `data`, in `folder`; returns the table.
+
+    `only` names cells, `part` (K, N) takes every N-th family of a training and its forecasts; the folders `joined` hold
+    other parts and enter the table. The table is written to `folder` too. Raises as `read_study`, `prepare` and `run`.
+    """
+    from rvdflow.study_table import table
+    from rvdflow.study_text import write
+
+    read = read_study(config)
+    todo = chosen(read, only, part)
+    place = prepare(read, data, folder, device=device, threads=threads, quiet=quiet)
+    run(place, todo, retry=retry)
+    found = table(read, [folder, *joined])
+    write(found, folder)
+    return found
 
 
 def run(place: Workplace, todo: Sequence[Job], *, retry: bool = False) -> list[Job]:
@@ -199,7 +246,7 @@ def _timed(record: dict[str, Any], key: str) -> Iterator[None]:
 
 def score(place: Workplace, job: Job) -> Path:
     """Score the forecast of a job on the cases of the protocol: fair CRPS, spread, ranks; returns the store."""
-    from evaluation.export import write_scores
+    from evaluation.scores import write_scores
     from evaluation.verification import verify
 
     forecast = store.open_dataset(forecast_store(place.folder, job))

@@ -210,6 +210,9 @@ def read_study(file: Path) -> Study:
 
 def check(study: Study) -> None:
     """Refuse before anything is trained what could not be trained, drawn or told apart. UsageError."""
+    for key in EQUAL:
+        if key in flatten(study.base):
+            raise UsageError(f"base: {key} is the same for every cell: it belongs to [budget] or seeds")
     configs: dict[str, RunConfig] = {}
     for cell in study.cells:
         if cell.kind == "trained":
@@ -219,14 +222,21 @@ def check(study: Study) -> None:
                     raise UsageError(f"cell {cell.name}: its settings equal those of {name}: nothing to compare")
             configs[cell.name] = config
     for cell in study.cells:
+        if cell.weights is None:
+            continue
+        model = configs[cell.weights].model
         if cell.sampler:
-            sampler_config(configs[cell.weights or ""].model.sampler, cell)
+            sampler_config(model.sampler, cell)
+        if cell.sampler and model.objective == "crps":
+            raise UsageError(f"cell {cell.name}: {cell.weights} draws a frame in one step: it has no sampler to choose")
+        if cell.method and model.mean == "zero":
+            raise UsageError(f"cell {cell.name}: {cell.weights} has mean = zero: it has no mean to forecast with")
 
 
 def run_config(study: Study, cell: Cell, seed: int) -> RunConfig:
     """The configuration of the run that trains `cell` with `seed`. UsageError when it is not one."""
     given = merge({"preset": cell.preset} if cell.preset else study.base, expand(cell.set))
-    budget = study.budget.model_dump(exclude_none=True)
+    budget = {k: v for k, v in study.budget.model_dump().items() if v is not None or k == "minutes"}
     try:
         return RunConfig.model_validate(merge(given, {"train": {**budget, "seed": seed}}))
     except ValidationError as error:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lbm import dataset as store
 from lbm.console import Stop
 from lbm.errors import DataError, FlowError
-from rvdflow import checkpoint, runlog
-from rvdflow.study_config import run_config, sampler_config
+from rvdflow import checkpoint
+from rvdflow.study_config import OF_WEIGHTS, run_config, sampler_config
 from rvdflow.study_jobs import Job, read_json, write_json
 
 if TYPE_CHECKING:
@@ -42,16 +42,15 @@ def train_weights(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]
     folder = place.folder.run(trainer.name)
     config = run_config(place.study, cell, job.seed or 0)
     there = (folder / "config.json").is_file()
-    final = train(
+    train(
         place.data, folder, config, device=place.device, threads=place.threads, resume=there and not afresh,
         overwrite=afresh, quiet=place.quiet,
     )  # fmt: skip
-    rows, optimiser = runlog.read(folder), checkpoint.read(final).meta["optimiser"]
-    seconds = rows[-1].get("seconds") if rows else None
+    final = checkpoint.read(folder / "checkpoints" / "final.pt").meta  # after the last step; the best may be earlier
     return {
-        "steps": int(optimiser["step"]),
-        "minutes": None if seconds is None else round(float(seconds) / 60, 3),
-        "skipped": int(optimiser.get("skipped", 0)),
+        "steps": int(final["optimiser"]["step"]),
+        "minutes": round(float(final["elapsed"]) / 60, 4),
+        "skipped": int(final["optimiser"]["skipped"]),
     }
 
 
@@ -88,7 +87,7 @@ def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> int | None:
 
     forecaster, cases = forecaster_of(place, job), place.cases
     try:
-        calls = calls_per_frame(forecaster)
+        calls = 0 if job.cell.method in OF_WEIGHTS else calls_per_frame(forecaster)
     except ValueError as error:  # more steps than this model has noise levels
         raise Failed(str(error)) from error
     resume = output.exists() and not afresh
@@ -103,18 +102,19 @@ def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> int | None:
 
 def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     """The forecaster that a job draws from: a reference, or weights with the sampler or method of the cell."""
-    cell = job.cell
+    from rvdflow.baselines import dress, fit
+    from rvdflow.residual_forecaster import load
+
+    cell, protocol = job.cell, place.study.protocol
     if job.run is None:
-        from rvdflow.baselines import fit
-
-        protocol = place.study.protocol
         return fit(cell.method or "", place.opened, context=protocol.context, lead=protocol.lead)
-    from rvdflow.forecaster import load
-
     loaded = load(place.folder.run(job.run), device=place.device, threads=place.threads)
     if cell.sampler:
         loaded.sampler = sampler_config(loaded.sampler, cell)
-    return loaded
+    if cell.method is None:
+        return loaded
+    mean = loaded.mean()
+    return mean if cell.method == "mean" else dress(mean, place.opened, context=protocol.context, lead=protocol.lead)
 
 
 def calls_per_frame(forecaster: Forecaster) -> int | None:

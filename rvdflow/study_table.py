@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluation import summary
-from evaluation.export import read_scores
+from evaluation.scores import read_scores
 from lbm.errors import DataError, UsageError
 from rvdflow.study_config import Study, kind_of
 from rvdflow.study_jobs import Folder, Job, find_record, jobs
@@ -47,8 +47,8 @@ class Row:
     mean_crps: Interval = (None, None, None)  # over all leads
     mean_crps_seeds: Range | None = None
     of_perfect: float | None = None  # mean CRPS, times that of the perfect model
-    below_reference: float | None = None  # 1 - mean CRPS / that of the best reference, percent
-    below_reference_first: float | None = None  # at the first lead
+    skill: float | None = None  # CRPSS: 1 - mean CRPS / that of the best reference, percent
+    skill_first: float | None = None  # at the first lead, where another reference may be the best
     spread_skill: Range | None = None  # smallest and largest over leads
     outliers: float | None = None  # truths outside the ensemble, times what is expected
     change_first: Interval = (None, None, None)  # percent, first lead, of the cell compared with
@@ -187,18 +187,20 @@ class _Group:
         self.joined = join({n: self._averaged(n) for n in self.entries})
         self.unit = summary.truth_deviation(self.joined) or 1.0
         mean = summary.value(self.joined, "crps", leads=leads)
-        self.first = summary.value(self.joined, "crps", leads=leads[:1])
-        self.mean = {n: float(mean.sel({"method": n})) for n in self.entries}
+        first = summary.value(self.joined, "crps", leads=leads[:1])
+        self.mean, self.first = ({n: float(x.sel({"method": n})) for n in self.entries} for x in (mean, first))
         perfect = [c.name for c in study.cells if c.name in self.mean and (c.perfect or c.name in summary.CEILINGS)]
         references = [c.name for c in study.cells if c.name in self.mean and c.kind == "method"]
         self.perfect = perfect[0] if perfect else None
         self.best = min(references, key=self.mean.__getitem__) if references else None
+        self.best_first = min(references, key=self.first.__getitem__) if references else None
         self.about = {
             "runs": int(self.joined.sizes["trajectory"]),
             "cases": int(self.joined["truth_mean"].notnull().any("lead_time").sum()),
             "unit": self.unit,
             "perfect": self.perfect,
             "best_reference": self.best,
+            "best_reference_first": self.best_first,
         }
         self.changes: tuple[xr.Dataset, xr.Dataset] | None = None
         if self.against in self.mean:
@@ -226,10 +228,9 @@ class _Group:
         row.mean_crps = _interval(self.metric.sel(pick), ("value", "low", "high"))
         if self.perfect:
             row.of_perfect = self.mean[name] / self.mean[self.perfect]
-        if self.best:
-            row.below_reference = 100 * (1 - self.mean[name] / self.mean[self.best])
-            first = [float(self.first.sel({"method": n})) for n in (name, self.best)]
-            row.below_reference_first = 100 * (1 - first[0] / first[1])
+        if self.best and self.best_first:
+            row.skill = 100 * (1 - self.mean[name] / self.mean[self.best])
+            row.skill_first = 100 * (1 - self.first[name] / self.first[self.best_first])
         ratios = self.ratio.sel(pick).values
         if np.isfinite(ratios).all():
             row.spread_skill = float(ratios.min()), float(ratios.max())

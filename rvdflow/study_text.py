@@ -23,8 +23,8 @@ def skill_cells(table: Table, row: Row) -> list[str]:
         *(number(row.crps.get(lead), 3) for lead in table.shown),
         interval(row.mean_crps, 3),
         number(row.of_perfect, 2),
-        number(row.below_reference_first, 0),
-        number(row.below_reference, 0),
+        number(row.skill_first, 0),
+        number(row.skill, 0),
         between(row.spread_skill, 2),
         number(row.outliers, 2),
     ]
@@ -34,7 +34,7 @@ def skill_heads(table: Table) -> list[str]:
     """Headings of `skill_cells`."""
     leads = [f"lead {lead}" if i == 0 else str(lead) for i, lead in enumerate(table.shown)]
     mean = f"mean {table.leads[0]}-{table.leads[-1]} (95 %)"
-    return ["cell", *leads, mean, "x perfect", "% below ref., lead 1", "mean", "spread/skill", "outliers"]
+    return ["cell", *leads, mean, "x perfect", "skill %, lead 1", "mean", "spread/skill", "outliers"]
 
 
 def change_cells(table: Table, row: Row) -> list[str]:
@@ -99,8 +99,10 @@ def notes(table: Table) -> list[str]:
         "calls: of the denoiser per frame; ms: per frame and member, as measured, on the machine that drew it.",
     ]
     about = table.groups[first]
+    best = {about["best_reference_first"]: "lead 1"} if about["best_reference"] != about["best_reference_first"] else {}
     if about["best_reference"]:
-        said.append(f"ref.: the best reference, {about['best_reference']}.")
+        other = f" ({', '.join(f'{name} at {at}' for name, at in best.items())})"
+        said.append(f"skill: CRPSS against the best reference, {about['best_reference']}{other if best else ''}.")
     for row in table.of(first):
         said += [f"{job} failed: {reason}" for job, reason in row.failed.items()]
         if row.missing:
