@@ -170,6 +170,8 @@ def forecast(
     debug: Debug = False,
 ) -> None:
     """Forecast an ensemble of continuations of each test run."""
+    from datetime import timedelta
+
     from rvdflow import ranks
     from rvdflow.device import choose_device
     from rvdflow.forecast import estimate, forecast, open_truth
@@ -178,7 +180,7 @@ def forecast(
     quiet = quiet or json
     if split not in ("test", "validation", "train", "all"):
         raise UsageError(f"--split {split}: wanted test, validation, train or all")
-    job = ranks.start(choose_device(device))
+    job = ranks.start(choose_device(device), patience=timedelta(days=7))  # a chunk of leads may take hours
     options = {"checkpoint": checkpoint, "sampler": sampler, "steps": steps, "device": device, "threads": threads}
     forecaster = _forecaster(method, data, context, lead, dress, options, quiet or not job.first)
     chosen: dict[str, Any] = {

@@ -97,7 +97,7 @@ def forecast(
         stamped = attributes(forecaster, opened, chosen) | {"dataset_sha256": store.digest(data)}
         if resume and output.exists():
             settled = resumed(output, stamped, chosen)
-            if store.readattributes(output).get("complete") is True:
+            if store.read_attributes(output).get("complete") is True:
                 return None
             writers.append(store.resume(output))
             return settled

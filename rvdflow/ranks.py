@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -87,8 +88,11 @@ class Ranks:
             dist.destroy_process_group()
 
 
-def start(device: torch.device) -> Ranks:
+def start(device: torch.device, *, patience: timedelta | None = None) -> Ranks:
     """The ranks that torchrun has named, connected; rank 0 of 1 without it. A GPU "cuda" becomes that of this rank.
+
+    `patience` is how long one waits for another that is alive (default: that of torch); the end of one is noticed at
+    once.
 
     UsageError when one GPU is named for several ranks, or a machine has fewer GPUs than ranks.
     """
@@ -104,7 +108,7 @@ def start(device: torch.device) -> Ranks:
             raise UsageError(f"process {ranks.local + 1} on this machine has no GPU, there are {have}: start {have}")
         torch.cuda.set_device(ranks.local)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    _together(lambda: dist.init_process_group(backend))
+    _together(lambda: dist.init_process_group(backend, timeout=patience))
     return ranks
 
 
