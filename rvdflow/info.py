@@ -1,4 +1,4 @@
-"""What a run folder, a checkpoint, an exported model or a store holds, as a nested dict (rvdflow.info_words: in words)."""
+"""What a run folder, a checkpoint, an exported model or a store holds: a nested dict (in words: rvdflow.info_words)."""
 
 from __future__ import annotations
 

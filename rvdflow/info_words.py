@@ -38,7 +38,7 @@ def in_words(found: Found) -> list[str]:
         "validation": _validation_words(training["best_validation"]),
         "spread": _spread_words(found),
         "forecasts": _file_words(found),
-        "software": found.get("software", {}).get("versions", ""),
+        "software": _software_words(found.get("software", {}).get("versions", "")),
     }
     state = "finished" if found["finished"] else f"training ({found['writer']})" if found["writer"] else "not finished"
     return [f"{found['path']}: {state}", *(f"  {name:<11}{text}" for name, text in said.items() if text)]
@@ -102,3 +102,7 @@ def _file_words(found: Found) -> str:
     if "file" not in found:
         return "no checkpoint yet"
     return f"use {found['file']} of step {found['step']:,} (SHA-256 {found['sha256'][:12]}...)"
+
+
+def _software_words(versions: str) -> str:
+    return ", ".join(v for v in versions.split(", ") if v.split(" ")[0] in ("python", "rvdflow", "torch"))
