@@ -62,19 +62,16 @@ def train(
 
     try:
         settled = ranks.alone(claim)
-        try:
-            if resume and (folder / "checkpoints" / "final.pt").is_file():
-                checkpoint.read(folder / "checkpoints" / "final.pt")
-                say(f"{folder}: training is complete already", quiet=quiet)
-            else:
-                run = Run(data, folder, settled, device=chosen_device, threads=threads, ranks=ranks, clock=clock)
-                _train(run, ranks, quiet, on_step)
-            ranks.barrier()
-            return checkpoint.find(folder)
-        finally:
-            if ranks.first:
-                lock.release()
+        final = folder / "checkpoints" / "final.pt"
+        if resume and final.is_file():
+            checkpoint.read(final)
+            say(f"{folder}: training is complete already", quiet=quiet)
+        else:
+            run = Run(data, folder, settled, device=chosen_device, threads=threads, ranks=ranks, clock=clock)
+            _train(run, ranks, quiet, on_step)
+        return ranks.alone(lambda: checkpoint.find(folder))
     finally:
+        lock.release()
         ranks.stop()
 
 
@@ -111,6 +108,8 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
             values = optimiser.advance(next(batches), before)
             stop.requested = budget.update(optimiser.step, stop.requested)
             note = run.record(values, before)
+            if run.validated_now:  # which took its time
+                stop.requested = budget.update(optimiser.step, stop.requested)
             if stop.requested or budget.used or run.validated_now or optimiser.step % train.checkpoint_every == 0:
                 run.save()
             if on_step is not None:
@@ -118,5 +117,3 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
             if stop.requested:
                 stop.exit()
             bar.advance(run.done - bar.done, note)
-            if run.validated_now:
-                stop.requested = budget.update(optimiser.step, stop.requested)

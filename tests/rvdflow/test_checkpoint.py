@@ -123,15 +123,31 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused(tmp_path):
         checkpoint.load_weights(module, broken, tmp_path / "a.pt")
 
 
-def test_only_the_last_two_checkpoints_are_kept_and_the_final_one_wins(tmp_path):
+def test_only_the_last_two_checkpoints_are_kept_and_the_best_wins_then_the_final_one(tmp_path):
     for step in (5, 10, 15, 20):
         saved(tmp_path, step)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     kept = ["step-000015.pt", "step-000020.pt"]
     assert names == sorted(kept + [f"{name}.sha256" for name in kept])
     assert checkpoint.find(tmp_path).name == "step-000020.pt"
-    checkpoint.write(tmp_path / "checkpoints" / "final.pt", {}, {})
-    assert checkpoint.find(tmp_path).name == "final.pt"
+    for name in ("final.pt", "best.pt"):
+        checkpoint.write(tmp_path / "checkpoints" / name, {}, {})
+        assert checkpoint.find(tmp_path).name == name
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning_that_names_it(tmp_path, capsys):
+    assert checkpoint.newest_whole(tmp_path) is None
+    older, newer = saved(tmp_path, 5), saved(tmp_path, 10)
+    assert checkpoint.newest_whole(tmp_path) == newer
+    assert capsys.readouterr().err == ""
+    newer.write_bytes(newer.read_bytes()[:-1])
+    assert checkpoint.newest_whole(tmp_path) == older
+    message = capsys.readouterr().err
+    assert "step-000010.pt: damaged" in message
+    assert "going on from step-000005.pt" in message
+    older.write_bytes(b"")
+    with pytest.raises(DataError, match=r"step-000010\.pt: damaged"):
+        checkpoint.newest_whole(tmp_path)
 
 
 def test_missing_runs_are_named(tmp_path):

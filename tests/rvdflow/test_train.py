@@ -1,4 +1,4 @@
-"""Training: equal to the bit after a stop, harmless to bad numbers, honest about its folder."""
+"""Training: equal to the bit after a stop, within its budget, harmless to bad numbers, honest about its folder."""
 
 import csv
 import json
@@ -9,11 +9,14 @@ import torch
 
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
 from rvdflow import checkpoint, runlog
-from rvdflow.optimise import Optimiser
+from rvdflow.networks import Batch
 from rvdflow.run_folder import read_config
 from rvdflow.train import train
-from rvdflow.train_config import RunConfig, TrainConfig, choose_preset
+from rvdflow.train_config import RunConfig, choose_preset, merge
 from rvdflow.windows import Windows
+
+
+UNTIMED = {"seconds": 0, "clips_per_second": 0, "memory_mib": 0}
 
 
 class Crash(Exception):
@@ -29,7 +32,7 @@ def crash_after(step):
 
 
 def weights(run):
-    return checkpoint.read(checkpoint.find(run)).state["weights"]
+    return checkpoint.read(run / "checkpoints" / "final.pt").state["weights"]
 
 
 def assert_equal_to_the_bit(one, other):
@@ -50,9 +53,12 @@ def test_interrupted_training_equals_uninterrupted_training_to_the_bit(flow, tra
     assert_equal_to_the_bit(last[0]["raw_weights"], last[1]["raw_weights"])
     for a, b in zip(*(s["optimiser"]["state"].values() for s in last), strict=True):
         assert_equal_to_the_bit(a, b)
-    rows = [[{**row, "seconds": 0} for row in runlog.read(r)] for r in (run, trained)]
+    rows = [[{**row, **UNTIMED} for row in runlog.read(r)] for r in (run, trained)]
     assert rows[0] == rows[1]
-    assert [row["step"] for row in rows[0]] == [3, 6, 9, 10]
+    assert [row["step"] for row in rows[0]] == [3, 5, 6, 9, 10]
+    best = [checkpoint.read(r / "checkpoints" / "best.pt") for r in (run, trained)]
+    assert_equal_to_the_bit(best[0].state["weights"], best[1].state["weights"])
+    assert best[0].meta["validation_crps"] == best[1].meta["validation_crps"]
 
 
 def test_another_seed_gives_other_weights(flow, trained, tiny, tmp_path):
@@ -82,13 +88,108 @@ def test_csv_and_jsonl_say_the_same_and_name_the_validation_loss(trained):
     assert [int(row["step"]) for row in table] == [row["step"] for row in rows]
     assert [float(row["loss"]) for row in table] == [row["loss"] for row in rows]
     assert rows[-1]["validation_loss"] == float(table[-1]["validation_loss"]) > 0
-    assert table[0]["validation_loss"] == ""
-    assert checkpoint.read(checkpoint.find(trained)).meta["validation_loss"] == rows[-1]["validation_loss"]
+    assert rows[-1]["validation_crps"] == float(table[-1]["validation_crps"]) > 0
+    assert table[0]["validation_loss"] == table[0]["validation_crps"] == ""
+    final = checkpoint.read(trained / "checkpoints" / "final.pt").meta
+    assert final["validation_loss"] == rows[-1]["validation_loss"]
+    assert all(row["clips_per_second"] > 0 and row["memory_mib"] > 10 for row in rows)
 
 
 def test_a_torn_last_line_of_the_log_is_left_out(trained, tmp_path):
     (tmp_path / "log.jsonl").write_text((trained / "log.jsonl").read_text() + '{"step": 11, "lo')
     assert runlog.read(tmp_path) == runlog.read(trained)
+
+
+# ------------------------------------------------------------------ budget and validation
+
+
+class Watch:
+    """A clock that moves only when it is told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def tick(self, run):
+        self.now += 6  # seconds per step
+
+
+def test_a_budget_of_minutes_ends_the_training_and_drives_its_schedule(flow, tiny, tmp_path):
+    watch, progress, rates = Watch(), [], []
+
+    def on_step(run):
+        progress.append(run.budget.progress)
+        rates.append(run.optimiser.optimiser.param_groups[0]["lr"])
+        watch.tick(run)
+
+    config = tiny(minutes=0.5, steps=1000, warmup_steps=0, learning_rate=1e-3, log_every=1)
+    train(flow, tmp_path / "run", config, threads=1, quiet=True, on_step=on_step, clock=watch)
+    assert progress == [0, 0.2, 0.4, 0.6, 0.8, 1]  # 6 of 30 s a step; the first is begun at once
+    seen = [0, 0, 0.2, 0.4, 0.6, 0.8]  # what the schedule knew when each step began
+    assert rates == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * p)) for p in seen])
+    rows = runlog.read(tmp_path / "run")
+    assert [row["seconds"] for row in rows] == [0, 6, 12, 18, 24, 30]
+    assert [row["step"] for row in rows if "validation_crps" in row] == [4, 6]  # past a half, and at the end
+    assert [row["clips_per_second"] for row in rows[1:]] == [pytest.approx(1 / 3, abs=1e-3)] * 5
+
+
+def test_a_resumed_training_has_only_the_minutes_that_were_left(flow, tiny, tmp_path):
+    watch, config = Watch(), tiny(minutes=0.5, steps=1000, checkpoint_every=1, validations=0)
+
+    def crash(run):
+        watch.tick(run)
+        if run.optimiser.step == 3:
+            raise Crash
+
+    with pytest.raises(Crash):
+        train(flow, tmp_path / "run", config, threads=1, quiet=True, on_step=crash, clock=watch)
+    watch.now = 0.0  # another machine, hours later
+    train(flow, tmp_path / "run", config, threads=1, quiet=True, resume=True, on_step=watch.tick, clock=watch)
+    rows = runlog.read(tmp_path / "run")
+    assert rows[-1]["step"] == 7  # the third step's own time was lost with the crash
+    assert rows[-1]["seconds"] == 30
+
+
+def test_the_best_checkpoint_is_that_of_the_smallest_validation_crps(flow, tiny, tmp_path, monkeypatch):
+    scores = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 2.5}
+    found, kept = iter(scores.values()), {}
+    monkeypatch.setattr("rvdflow.run.validation_crps", lambda *_: torch.tensor([next(found), 0.1]))
+
+    def keep(run):
+        kept[run.optimiser.step] = {k: v.clone() for k, v in run.optimiser.average.state_dict().items()}
+
+    run = tmp_path / "run"
+    path = train(flow, run, tiny(validations=5), threads=1, quiet=True, on_step=keep)
+    assert [row["validation_crps"] for row in runlog.read(run) if "validation_crps" in row] == list(scores.values())
+    best = checkpoint.read(path)
+    assert path.name == "best.pt"
+    assert (best.meta["optimiser"]["step"], best.meta["validation_crps"]) == (4, 1.0)
+    for name in best.state["weights"].keys() - {"inflation"}:
+        assert best.state["weights"][name].equal(kept[4][name])
+    assert best.meta["inflation"] == pytest.approx(float(best.state["weights"]["inflation"])) != 1
+    final = checkpoint.read(run / "checkpoints" / "final.pt")
+    assert (final.meta["optimiser"]["step"], final.meta["validation_crps"]) == (10, 2.5)
+
+
+def test_the_weights_to_forecast_with_are_the_average_or_the_last_ones(flow, tiny, tmp_path):
+    found = {}
+    for which in ("average", "last"):
+        train(flow, tmp_path / which, tiny(forecast_weights=which, validations=1), threads=1, quiet=True)
+        state = checkpoint.read(checkpoint.newest_step(tmp_path / which)).state
+        ours = {k: v for k, v in weights(tmp_path / which).items() if k != "inflation"}
+        found[which] = runlog.read(tmp_path / which)[-1]["validation_crps"]
+        source = {"average": "average_weights", "last": "raw_weights"}[which]
+        assert_equal_to_the_bit(ours, {k: v for k, v in state[source].items() if k != "inflation"})
+    assert found["average"] != found["last"]
+
+
+def test_a_training_without_validations_keeps_its_last_weights_alone(flow, tiny, tmp_path):
+    path = train(flow, tmp_path / "run", tiny(steps=3, validations=0), threads=1, quiet=True)
+    assert path.name == "final.pt"
+    assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
+    assert not any("validation_loss" in row for row in runlog.read(tmp_path / "run"))
 
 
 # ------------------------------------------------------------------ numbers that are not finite
@@ -100,7 +201,8 @@ def spoil(monkeypatch, steps):
 
     def spoiled(self, indices):
         step = next(count)
-        return clip(self, indices) * (math.nan if step in steps else 1.0)
+        frames, given = clip(self, indices)
+        return Batch(frames * (math.nan if step in steps else 1.0), given)
 
     monkeypatch.setattr(Windows, "clip", spoiled)
 
@@ -115,7 +217,7 @@ def test_a_nan_batch_changes_nothing_and_is_counted(flow, tiny, tmp_path, monkey
         before.update(now)
 
     spoil(monkeypatch, {4})
-    train(flow, tmp_path / "run", tiny(), threads=1, quiet=True, on_step=compare)
+    train(flow, tmp_path / "run", tiny(validations=0), threads=1, quiet=True, on_step=compare)
     loaded = checkpoint.read(checkpoint.find(tmp_path / "run"))
     assert loaded.meta["optimiser"] == {"step": 10, "skipped": 1, "bad_in_a_row": 0}
     assert all(value.isfinite().all() for value in loaded.state["weights"].values())
@@ -124,78 +226,10 @@ def test_a_nan_batch_changes_nothing_and_is_counted(flow, tiny, tmp_path, monkey
 def test_bad_steps_in_a_row_end_the_training_and_the_last_good_checkpoint_stays(flow, tiny, tmp_path, monkeypatch):
     spoil(monkeypatch, range(5, 100))
     with pytest.raises(NumericalError, match="not finite in 3 steps in a row, up to step 8") as caught:
-        train(flow, tmp_path / "run", tiny(max_bad_steps=3), threads=1, quiet=True)
+        train(flow, tmp_path / "run", tiny(max_bad_steps=3, validations=0), threads=1, quiet=True)
     assert caught.value.exit_code == 3
     good = checkpoint.read(checkpoint.find(tmp_path / "run"))
     assert good.meta["optimiser"] == {"step": 4, "skipped": 0, "bad_in_a_row": 0}
-
-
-# ------------------------------------------------------------------ one gradient step
-
-
-class Toy(torch.nn.Module):
-    """A parameter whose loss has gradient `slope`, and a running statistic."""
-
-    def __init__(self, slope=1.0):
-        super().__init__()
-        self.p = torch.nn.Parameter(torch.zeros(4))
-        self.register_buffer("seen", torch.zeros(()))
-        self.slope = slope
-
-    def loss(self, clip, *, step, generator):
-        self.seen += 1
-        return {"loss": self.slope * self.p.sum()}
-
-
-def settings(**values):
-    plain = {"optimiser": "adam", "weight_decay": 0, "schedule": "constant", "warmup_steps": 0, "learning_rate": 0.1}
-    return TrainConfig(**{**plain, **values})
-
-
-def test_average_follows_the_exponential_moving_average_of_the_weights():
-    config = settings(ema_decay=0.5, ema_warmup=1, gradient_clip=None)
-    optimiser = Optimiser(Toy(), config, torch.device("cpu"))
-    expected = torch.zeros(4)
-    for k in range(1, 6):
-        optimiser.advance(torch.zeros(1))
-        decay = min(0.5, k / (k + 1))
-        expected = decay * expected + (1 - decay) * optimiser.model.p.detach()
-    torch.testing.assert_close(optimiser.average.p.detach(), expected)
-    assert optimiser.average.seen == optimiser.model.seen == 5
-
-
-def test_published_average_starts_late_and_moves_every_fifth_step():
-    config = settings(ema_decay=0.99, ema_start=10, ema_every=5, ema_warmup=1)
-    assert [config.ema_decay_at(k) for k in (0, 9)] == [0, 0]
-    moves = [k for k in range(10, 40) if config.ema_decay_at(k) < 1]
-    assert moves == [14, 19, 24, 29, 34, 39]
-
-
-def test_the_gradient_norm_is_clipped_and_its_true_size_reported():
-    torch_step = []
-    optimiser = Optimiser(Toy(slope=50.0), settings(gradient_clip=1.0), torch.device("cpu"))
-    optimiser.optimiser.register_step_pre_hook(lambda *_: torch_step.append(optimiser.model.p.grad.norm().item()))
-    assert optimiser.advance(torch.zeros(1))["gradient_norm"] == pytest.approx(100)  # 50 * sqrt(4)
-    assert torch_step == [pytest.approx(1, rel=1e-4)]
-
-
-def test_running_statistics_of_a_skipped_step_are_taken_back():
-    optimiser = Optimiser(Toy(slope=math.inf), settings(), torch.device("cpu"))
-    optimiser.advance(torch.zeros(1))
-    assert optimiser.model.seen == 0
-    assert (optimiser.step, optimiser.skipped) == (1, 1)
-
-
-def test_learning_rates_begin_and_end_where_the_schedules_say():
-    def rates(**values):
-        config = settings(steps=100, final_learning_rate=0.02, **values)
-        return [pytest.approx(config.learning_rate_at(k), abs=1e-12) for k in (0, 50, 100)]
-
-    assert rates(schedule="constant") == [0.1, 0.1, 0.1]
-    assert rates(schedule="linear") == [0.1, 0.06, 0.02]
-    assert rates(schedule="cosine") == [0.1, 0.06, 0.02]
-    assert rates(schedule="drop", drop_step=50) == [0.1, 0.02, 0.02]
-    assert rates(schedule="constant", warmup_steps=4)[0] == 0.025
 
 
 # ------------------------------------------------------------------ folders and configurations
@@ -217,9 +251,9 @@ def test_an_existing_run_is_neither_replaced_nor_resumed_unasked(flow, trained, 
 
 def test_overwrite_replaces_a_run_and_leaves_foreign_files_alone(flow, tiny, tmp_path):
     run = tmp_path / "run"
-    train(flow, run, tiny(steps=3), threads=1, quiet=True)
+    train(flow, run, tiny(steps=3, validations=0), threads=1, quiet=True)
     (run / "notes.txt").write_text("mine")
-    train(flow, run, tiny(steps=2), threads=1, quiet=True, overwrite=True)
+    train(flow, run, tiny(steps=2, validations=0), threads=1, quiet=True, overwrite=True)
     assert (run / "notes.txt").read_text() == "mine"
     assert [p.name for p in checkpoint.step_files(run / "checkpoints")] == ["step-000002.pt"]
     assert read_config(run).train.steps == 2
@@ -235,13 +269,33 @@ def test_resuming_on_another_dataset_is_refused(flow, build, tiny, tmp_path):
     with pytest.raises(Crash):
         train(flow, tmp_path / "run", tiny(), threads=1, quiet=True, on_step=crash_after(5))
     other = build(tmp_path / "other.zarr", times=30)
-    with pytest.raises(DataError, match="was trained on a dataset with SHA-256"):
+    hashes = r"was trained on a dataset with SHA-256 [0-9a-f]{64}, .*other\.zarr has [0-9a-f]{64}"
+    with pytest.raises(DataError, match=hashes):
         train(other, tmp_path / "run", tiny(), threads=1, quiet=True, resume=True)
+    for changes, words in (
+        ({"interval": 32}, r"frame interval 64, .* has 32"),
+        ({"size": (16, 8)}, r"frame size \[8, 16\], .* has \[16, 8\]"),
+        ({"variables": ("vorticity", "density")}, r"variables \['vorticity'\], .* has \['vorticity', 'density'\]"),
+    ):
+        other = build(tmp_path / f"{len(words)}.zarr", **changes)
+        with pytest.raises(DataError, match=words):
+            train(other, tmp_path / "run", tiny(), threads=1, quiet=True, resume=True)
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_nothing_else(flow, trained, tiny, tmp_path, capsys):
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        train(flow, run, tiny(), threads=1, quiet=True, on_step=crash_after(9))
+    newest = run / "checkpoints" / "step-000008.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    train(flow, run, tiny(), threads=1, quiet=True, resume=True)
+    assert "step-000008.pt: damaged" in capsys.readouterr().err
+    assert_equal_to_the_bit(weights(run), weights(trained))
 
 
 def test_resuming_a_complete_run_changes_nothing(flow, trained, tiny):
     before = checkpoint.find(trained).stat().st_mtime_ns
-    assert train(flow, trained, None, quiet=True, resume=True) == trained / "checkpoints" / "final.pt"
+    assert train(flow, trained, None, quiet=True, resume=True) == trained / "checkpoints" / "best.pt"
     assert checkpoint.find(trained).stat().st_mtime_ns == before
 
 
@@ -280,7 +334,8 @@ def test_resuming_with_other_threads_says_that_bits_will_differ(flow, tiny, tmp_
     with pytest.raises(Crash):
         train(flow, tmp_path / "run", tiny(), threads=1, quiet=True, on_step=crash_after(8))
     train(flow, tmp_path / "run", tiny(), threads=2, quiet=True, resume=True)
-    assert "begun with 1 threads on cpu, resumed otherwise" in capsys.readouterr().err
+    warning = "begun with 1 processes of 1 threads on cpu, resumed with 1 processes of 2 threads on cpu"
+    assert warning in capsys.readouterr().err
 
 
 def test_presets_fill_in_what_is_not_given_and_given_values_win():
@@ -290,6 +345,42 @@ def test_presets_fill_in_what_is_not_given_and_given_values_win():
     assert RunConfig.model_validate(config.model_dump()) == config
     with pytest.raises(ValueError, match="preset 'huge' is not known: choose one of small, paper-64"):
         RunConfig.model_validate({"preset": "huge"})
+
+
+def test_the_published_trainings_are_those_of_the_paper_and_of_its_released_code():
+    for size, batch in (("64", 8), ("128", 4)):
+        paper, released = (RunConfig.model_validate({"preset": f"{p}-{size}"}).train for p in ("paper", "released"))
+        for train_config in (paper, released):
+            assert (train_config.batch_size, train_config.optimiser, train_config.steps) == (batch, "adam", 10**6)
+            assert (train_config.gradient_clip, train_config.forecast_weights) == (None, "last")
+            assert (train_config.precision, train_config.weight_decay) == ("float32", 0)
+        rates = [paper.learning_rate_at(k / 10, k * 10**5) for k in (0, 5, 10)]
+        assert rates == pytest.approx([5e-5, 3.5e-5, 2e-5])
+        rates = [released.learning_rate_at(k / 10**6, k) for k in (0, 100_000, 100_004, 100_008, 900_000)]
+        assert rates == pytest.approx([5e-5, 5e-5, (5e-5 * 1e-5) ** 0.5, 1e-5, 1e-5])
+        decays = [released.ema_decay_at(k) for k in (1999, 2004, 2005, 2009)]
+        assert decays == [0, 0.99, 1, 0.99]  # 0: a copy of the weights, 1: unchanged
+        assert paper.ema_decay_at(5000) == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"mean": "zero", "residual_scale": "fixed", "sigma": 1.0},  # the ablation VD
+        {"clip_frames": 5},  # 2 + 3
+        {"unroll": 3, "unroll_from": 0.0},
+        {"objective": "crps", "rollout_from": 0.0},
+        {"levels": "continuous", "mean_first": 0.5, "obstacle_mask": True},
+    ],
+)
+def test_each_variant_of_the_method_trains_and_is_validated(flow, tiny, tmp_path, model):
+    config = tiny(steps=2, validations=1)
+    config = RunConfig.model_validate(merge(config.model_dump(), {"model": model, "preset": None}))
+    train(flow, tmp_path / "run", config, threads=1, quiet=True)
+    final = checkpoint.read(tmp_path / "run" / "checkpoints" / "final.pt")
+    assert all(value.isfinite().all() for value in final.state["weights"].values())
+    assert final.meta["optimiser"]["skipped"] == 0
+    assert 0 < final.meta["validation_crps"] < 10
 
 
 def test_the_preset_follows_frame_size_and_device():

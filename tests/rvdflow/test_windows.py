@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lbm import dataset as store
 from lbm.errors import DataError, UsageError
+from rvdflow.conditions import Conditions
 from rvdflow.frames import Frames, split_trajectories
 from rvdflow.noise import MemberNoise, stream_seed
 from rvdflow.normalisation import fit_normalisation
@@ -58,11 +60,31 @@ def test_inverting_the_normalisation_gives_physical_values_back(flow):
 def test_cells_inside_an_obstacle_are_given_as_zero(flow):
     frames = frames_of(flow)
     windows = Windows(frames, [0, 1], 7, fit_normalisation(frames, [0, 1]))
-    clip = windows.clip([0, 30]).numpy()
+    batch = windows.clip([0, 30])
+    clip = batch.frames.numpy()
     assert clip.shape == (2, 7, 1, 8, 16)
     assert clip.dtype == np.float32
     assert (clip[..., 2:4, 3:5] == 0).all()
     assert (clip[..., :2, :] != 0).all()
+    assert batch.given.fluid.shape == (2, 1, 8, 16)
+    np.testing.assert_array_equal(batch.given.fluid == 0, (clip == 0).all(1))
+
+
+def test_each_window_brings_the_numbers_of_its_own_run_standardised_over_the_training_runs(flow):
+    frames = frames_of(flow)
+    numbers = np.array([[100.0, 7], [300, 7], [500, 7], [200, 7]])  # (trajectory, name)
+    conditions = Conditions(("reynolds", "same"), (200.0, 7.0), (100.0, 1.0))
+    windows = Windows(frames, [1, 3], 7, fit_normalisation(frames, [0, 1]), conditions, numbers)
+    given = windows.clip([0, len(windows) - 1]).given
+    np.testing.assert_array_equal(given.conditions, [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(windows.longer(9).clip([16]).given.conditions, [[0, 0]])
+
+
+def test_chosen_windows_are_spread_over_all(flow):
+    frames = frames_of(flow)
+    windows = Windows(frames, [0, 1], 7, fit_normalisation(frames, [0, 1]))
+    assert windows.spread(100) == list(range(36))
+    assert windows.spread(4) == [4, 13, 22, 31]
 
 
 def test_windows_read_from_disk_equal_windows_in_memory(flow):
@@ -75,7 +97,18 @@ def test_windows_read_from_disk_equal_windows_in_memory(flow):
     assert "from disk" in disk.describe()
     pairs = zip(clips(memory, 5, seed=3, first=2, last=19), clips(disk, 5, seed=3, first=2, last=19), strict=True)
     for a, b in pairs:
-        assert a.equal(b)
+        assert a.frames.equal(b.frames)
+        assert a.given.fluid.equal(b.given.fluid)
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_processes_that_share_a_batch_read_all_its_clips_once(flow, budget):
+    frames = frames_of(flow)
+    windows = Windows(frames, [0, 1], 7, fit_normalisation(frames, [0, 1]), budget=budget)
+    whole = list(clips(windows, 6, seed=3, first=2, last=9))
+    parts = [list(clips(windows, 6, seed=3, first=2, last=9, rows=slice(a, a + 2))) for a in (0, 2, 4)]
+    for batch, shares in zip(whole, zip(*parts, strict=True), strict=True):
+        assert batch.frames.equal(torch.cat([share.frames for share in shares]))
 
 
 def test_windows_never_cross_from_one_run_into_another(flow):
