@@ -97,7 +97,7 @@ def _description(loaded: Checkpoint, content: bytes) -> dict[str, Any]:
             "tensors": len(weights),
             "numbers": sum(value.numel() for value in weights.values()),
         },
-        "checkpoint": {"file": loaded.path.name, "sha256": loaded.sha256},
+        "checkpoint": loaded.meta.get("checkpoint") or {"file": loaded.path.name, "sha256": loaded.sha256},
         "sampler": loaded.meta["config"].get("model", {}).get("sampler"),
         "inflation": float(weights["inflation"]) if "inflation" in weights else None,
         "exported_with": store.provenance("torch", "safetensors"),
