@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -114,7 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, flow: Path) -> Path:
 # Importing torch takes seconds, so one process does it and forks a child for each command line. It has started no
 # thread by then. The child is a process like any other: it can be killed, stopped, and run out of disk.
 NURSERY = """
-import json, os, resource, sys, threading, time
+import json, os, resource, sys, threading, time, traceback
 import torch, torch._dynamo, xarray, zarr
 import lbm.console, rvdflow.cli, rvdflow.train, rvdflow.forecast, rvdflow.baselines, rvdflow.info, rvdflow.model
 
@@ -148,16 +149,23 @@ for line in sys.stdin:
     os.chdir(job["cwd"])
     if job["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    os.environ.update(job["env"])
     if job["signal"]:
         end(*job["signal"])
     sys.argv = ["rvdflow", *job["arguments"]]
     code = 1
     try:
-        rvdflow.cli.main()
+        exec(job["code"], {})
+        if job["arguments"]:
+            rvdflow.cli.main()
+        code = 0
     except SystemExit as exit:
         code = exit.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 """
 
@@ -197,10 +205,11 @@ class Process:
 
 @pytest.fixture(scope="session")
 def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Process]]:
-    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None, cwd=None, signal=None)`.
+    """Starts a command line: `rvdflow_process("info", "runs/a", limit=None, cwd=None, signal=None, env={}, code="")`.
 
     limit: the largest file it may write, bytes; signal: (number, after, delay) is sent `delay` seconds after the
-    progress of the command has reached `after`, and the command cannot end before.
+    progress of the command has reached `after`, and the command cannot end before; env: variables of its environment;
+    code: Python it runs first, or all it runs where there is no command line.
     """
     nursery = subprocess.Popen(
         [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -219,10 +228,36 @@ def rvdflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
         limit: int | None = None,
         cwd: Path | None = None,
         signal: tuple[int, int, float] | None = None,
+        env: dict[str, str] | None = None,
+        code: str = "",
     ) -> Process:
-        return Process(ask, folder, [str(a) for a in arguments], cwd, limit=limit, signal=signal)
+        job = {"limit": limit, "signal": signal, "env": env or {}, "code": code}
+        return Process(ask, folder, [str(a) for a in arguments], cwd, **job)
 
     yield start
     nursery.stdin.close()
     nursery.wait(30)
     nursery.stdout.close()
+
+
+@pytest.fixture
+def start_ranks(rvdflow_process: Callable[..., Process]) -> Callable[..., list[Process]]:
+    """Starts a command line as so many processes, as torchrun would: `start_ranks(2, "train", ...)`.
+
+    Further settings as of `rvdflow_process`; a list of them has one for each rank.
+    """
+
+    def start(size: int, *arguments: object, **settings: Any) -> list[Process]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+        shared |= {"LOCAL_WORLD_SIZE": str(size)}
+        processes = []
+        for rank in range(size):
+            own = {k: v[rank] if isinstance(v, list) else v for k, v in settings.items()}
+            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(rvdflow_process(*arguments, env=env, **own))
+        return processes
+
+    return start
