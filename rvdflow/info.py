@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -99,7 +100,7 @@ def _training(found: Found, rows: list[Found]) -> Found:
         "frames_per_second": speed and speed * config.get("model", {}).get("clip_frames", math.nan),
         "seconds_per_step": speed and train.get("batch_size", math.nan) / speed,
         "peak_memory_mib": max(memory, default=None),
-        "best_validation": best,
+        "validation": best,
     }
 
 
@@ -108,18 +109,21 @@ def _speed(rows: list[Found]) -> float | None:
     timed = [row for row in rows if _number(row.get("seconds")) and _number(row.get("samples"))]
     rates = [
         (b["samples"] - a["samples"]) / (b["seconds"] - a["seconds"])
-        for a, b in zip([{"samples": 0, "seconds": 0.0}, *timed[:-1]], timed, strict=True)
+        for a, b in pairwise([{"samples": 0, "seconds": 0.0}, *timed])
         if b["seconds"] > a["seconds"] and b["samples"] > a["samples"]
     ]
     return median(rates[1:] or rates) if rates else None  # the first stretch holds what is done once
 
 
 def _best(rows: list[Found]) -> Found | None:
-    """The validation with the smallest CRPS, or the smallest loss where no ensemble was run."""
+    """The validation with the smallest CRPS; the last one where no ensemble was run.
+
+    Losses of different steps are not compared: their unit, the deviation of the residual, changes while it is learned.
+    """
     for name in ("validation_crps", "validation_loss"):
         scored = [row for row in rows if _number(row.get(name))]
         if scored:
-            row = min(scored, key=lambda r: r[name])
+            row = min(scored, key=lambda r: r[name]) if name == "validation_crps" else scored[-1]
             return {
                 "score": name,
                 "value": row[name],

@@ -35,7 +35,7 @@ def in_words(found: Found) -> list[str]:
         "speed": _speed_words(training),
         "memory": training["peak_memory_mib"] and f"{size(training['peak_memory_mib'] * 2**20)} at most",
         "skipped": f"{training['skipped']} steps whose loss or gradient was not finite" if training["skipped"] else "",
-        "validation": _validation_words(training["best_validation"]),
+        "validation": _validation_words(training["validation"]),
         "spread": _spread_words(found),
         "forecasts": _file_words(found),
         "software": _software_words(found.get("software", {}).get("versions", "")),
@@ -83,11 +83,11 @@ def _speed_words(training: Found) -> str:
 def _validation_words(best: Found | None) -> str:
     if best is None:
         return ""
-    name = "fair CRPS" if best["score"] == "validation_crps" else "loss"
+    crps = best["score"] == "validation_crps"
     error = f" ± {best['standard_error']:.2g}" if best["standard_error"] is not None else ""
     when = f", {duration(60 * best['minutes'])}" if best["minutes"] else ""
-    unit = " in normalised units" if name == "fair CRPS" else ""
-    return f"{name} {best['value']:.4g}{error}{unit} at best (step {best['step']:,}{when}; {best['validations']} made)"
+    score = f"fair CRPS {best['value']:.4g}{error} in normalised units at best" if crps else f"loss {best['value']:.4g}"
+    return f"{score} (step {best['step']:,}{when}; {best['validations']} made)"
 
 
 def _spread_words(found: Found) -> str:

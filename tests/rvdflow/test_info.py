@@ -61,9 +61,22 @@ def test_speed_is_that_of_training_whatever_start_and_validations_took(begun, ti
 
 
 def test_the_best_validation_is_the_smallest_crps_with_its_step_and_time(begun):
-    best = describe(begun)["training"]["best_validation"]
+    best = describe(begun)["training"]["validation"]
     assert (best["step"], best["value"], best["standard_error"], best["validations"]) == (200, 0.1, 0.01, 2)
     assert best["minutes"] == pytest.approx((10 + PACE * 200 + 30) / 60, abs=1e-3)
+
+
+def test_losses_of_different_steps_are_not_compared(tmp_path, tiny, flow):
+    """Their unit shrinks while the mean is learned: the smallest may be the worst."""
+    prepare_folder(tmp_path / "run", flow, tiny(), resume=False, overwrite=False)
+    log = RunLog(tmp_path / "run")
+    for step, loss in ((4, 0.5), (8, 0.7)):
+        log.write({"step": step, "validation_loss": loss, "seconds": 1.0 * step})
+    found = describe(tmp_path / "run")
+    assert found["training"]["validation"]["step"] == 8
+    assert "best" not in "\n".join(in_words(found))
+    (line,) = curves_figure([Log("run", log.rows)]).axes[0].lines  # and no star
+    assert list(line.get_ydata()) == [0.5, 0.7]
 
 
 def test_a_run_without_a_checkpoint_yet_is_told_from_its_log_and_settings(begun):
@@ -92,7 +105,7 @@ def test_a_finished_run_is_told_as_its_checkpoint_says(trained, tiny):
     model = build_model(tiny(), (1, 8, 16))
     assert found["finished"]
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
-    assert found["training"]["best_validation"]["value"] == kept.meta["validation_crps"]
+    assert found["training"]["validation"]["value"] == kept.meta["validation_crps"]
     assert found["training"]["peak_memory_mib"] > 0
     text = "\n".join(in_words(found))
     assert text.splitlines()[0] == f"{trained}: finished"
