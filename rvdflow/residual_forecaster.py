@@ -197,5 +197,5 @@ def _sampler(model: Any, default: SamplerConfig, name: str | None, steps: int | 
         try:
             sigmas(model.levels, chosen)
         except ValueError as error:
-            raise UsageError(f"{error}: lower --steps") from None
+            raise UsageError(str(error)) from None
     return chosen

@@ -32,7 +32,7 @@ def read(path):
     return store.open_dataset(path).load()
 
 
-def test_a_forecast_is_laid_out_as_the_format_says(written, flow, trained):
+def test_a_forecast_is_laid_out_as_the_format_says(forecaster, written, flow, trained):
     ds, truth = read(written), read(flow)
     assert ds["vorticity"].dims == MEMBER_DIMS
     assert ds["vorticity"].dtype == np.float32
@@ -46,6 +46,8 @@ def test_a_forecast_is_laid_out_as_the_format_says(written, flow, trained):
     attrs = ds.attrs
     assert (attrs["method"], attrs["members"], attrs["seed"], attrs["context"]) == ("rvd", 5, 2, 3)
     assert (attrs["sampler"], attrs["sampler_steps"], attrs["deterministic"]) == ("ddim", 2, False)
+    assert (attrs["objective"], attrs["weights"]) == ("diffusion", "exponential average, decay 0.99")
+    assert attrs["residual_inflation"] == round(float(forecaster.model.inflation), 4)
     assert attrs["dataset_sha256"] == store.digest(flow)
     sidecar = trained / "checkpoints" / "final.pt.sha256"
     assert attrs["checkpoint_sha256"] == sidecar.read_text().split()[0]
@@ -75,6 +77,19 @@ def test_a_forecast_does_not_depend_on_its_portions(forecaster, flow, written, t
     ours, theirs = read(tmp_path / "b.zarr")["vorticity"], read(written)["vorticity"]
     # Other batch sizes may pick other convolution kernels: rounding of float32, grown over four fed-back frames.
     np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(theirs.std()))
+
+
+@pytest.mark.parametrize("leads", [1, 3])
+def test_chunks_of_leads_change_neither_bits_nor_scores(forecaster, flow, written, tmp_path, leads):
+    from evaluation.verification import verify
+
+    forecast(forecaster, flow, tmp_path / "b.zarr", **SMALL, seed=2, leads_per_chunk=leads)
+    ours, theirs = (store.open_dataset(path) for path in (tmp_path / "b.zarr", written))
+    assert ours["vorticity"].encoding["chunks"] == (1, 1, 5, leads, 8, 16)
+    np.testing.assert_array_equal(ours["vorticity"], theirs["vorticity"])
+    truth = store.open_dataset(flow)
+    one, other = (verify(truth, {"rvd": ds}, families=["points"])["crps"] for ds in (ours, theirs))
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_member_or_case_is_the_same_whatever_else_is_forecast(forecaster, flow, written, tmp_path):
@@ -166,6 +181,22 @@ def test_numbers_out_of_range_are_refused(flow, wrong):
 def test_more_frames_than_there_are_is_refused(flow):
     with pytest.raises(UsageError, match="context 10 and lead 15 need 25 frames, a run has 24"):
         plans(flow, context=10, lead=15)
+
+
+def test_long_roll_outs_are_chunked_along_lead_time(build, tmp_path):
+    opened = store.open_dataset(build(tmp_path / "long.zarr", times=120))
+    frames = Frames(opened, ["vorticity"])
+    for lead, leads in ((16, 16), (48, 48), (49, 48), (100, 48)):
+        chosen = plan(opened, frames, members=8, lead=lead, context=4)
+        assert (chosen.leads_per_chunk, chosen.members_per_batch) == (leads, 8)
+        assert chosen.lead_chunks == -(-lead // leads)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_portions_give_every_process_work(flow, processes):
+    for cases in (1, 5):
+        chosen = plans(flow, members=16, cases=cases, processes=processes)
+        assert len(chosen.groups()) * len(chosen.member_chunks()) >= processes
 
 
 def test_portions_cover_every_case_and_member_once():

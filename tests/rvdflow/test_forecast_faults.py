@@ -44,12 +44,14 @@ def climatology(kind, flow):
     return kind(Frames(store.open_dataset(flow), ["vorticity"]), [0, 1])
 
 
-def test_an_interrupted_forecast_resumes_to_the_same_store(flow, tmp_path):
-    forecast(climatology(Climatology, flow), flow, tmp_path / "whole.zarr", **OPTIONS, cases_per_batch=2)
+@pytest.mark.parametrize("leads", [4, 3])
+def test_an_interrupted_forecast_resumes_to_the_same_store(flow, tmp_path, leads):
+    portions = {"cases_per_batch": 2, "leads_per_chunk": leads}
+    forecast(climatology(Climatology, flow), flow, tmp_path / "whole.zarr", **OPTIONS, **portions)
     output = tmp_path / "f.zarr"
     with pytest.raises(Crash):
-        forecast(climatology(Interrupted, flow), flow, output, **OPTIONS, cases_per_batch=2)
-    assert store.progress(output) == (2, 18, "cases")  # five draws of six: one group of two cases is whole
+        forecast(climatology(Interrupted, flow), flow, output, **OPTIONS, **portions)
+    assert store.progress(output) == (2, 18, "cases")  # five portions of six: one group of two cases is whole
     # Portions of an unfinished store are kept whatever the command says: they decide the last bits.
     forecast(climatology(Climatology, flow), flow, output, **OPTIONS, cases_per_batch=5, resume=True)
     assert store.digest(output) == store.digest(tmp_path / "whole.zarr")
