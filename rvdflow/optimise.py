@@ -107,9 +107,9 @@ class Optimiser:
         power = torch.tensor([2.0 if name.endswith("_rmse") else 1.0 for name in names], device=self.device)
         if parts * self.ranks.size == 1:
             power = torch.ones_like(power)
-        table = torch.stack([torch.stack([one.values[n].detach().float() for n in names]) for one in found])
+        table = torch.stack([torch.stack([one.values[n].detach() for n in names]) for one in found])
         values = (table**power).mean(0)
-        square = torch.stack([one.residual_square.float() for one in found]).mean(0)
+        square = torch.stack([one.residual_square for one in found]).mean(0)
         self._average_over_ranks(values, square)
         return dict(zip(names, values ** (1 / power), strict=True)), square
 

@@ -15,7 +15,6 @@ from rvdflow.train import train
 from rvdflow.train_config import RunConfig, choose_preset, merge
 from rvdflow.windows import Windows
 
-
 UNTIMED = {"seconds": 0, "clips_per_second": 0, "memory_mib": 0}
 
 
