@@ -93,8 +93,13 @@ class ResidualVideoDiffusion(nn.Module):
         objective = diffusion_loss if self.config.objective == "diffusion" else crps_loss
         return objective(self, frames, given, progress, draws)
 
-    def mean_square(self, residual: Tensor) -> Tensor:
-        """Mean square of residuals (rows, c, y, x) in the shape of `residual_variance`."""
+    def mean_square(self, residual: Tensor, fluid: Tensor | None = None) -> Tensor:
+        """Mean square of residuals (rows, c, y, x) in the shape of `residual_variance`.
+
+        Given the mask `fluid` (rows, 1, y, x) residuals are 0 inside obstacles; the mean of a channel leaves these out.
+        """
+        if fluid is not None and self.config.residual_scale != "pixel":
+            residual = residual * fluid.mean((1, 2, 3), keepdim=True).rsqrt()
         dims = (0,) if self.config.residual_scale == "pixel" else (0, 2, 3)
         return residual.square().mean(dims, keepdim=True)[0]
 

@@ -83,7 +83,7 @@ def diffusion_loss(
     if progress >= c.mean_first:
         values["diffusion"] = _denoising(model, residual, outlook, fluid, len(frames), draws)
         total = values["diffusion"] + (total if c.mean_loss and not c.mean_first else 0.0)
-    return Losses({"loss": total, **values}, model.mean_square(residual.detach()))
+    return Losses({"loss": total, **values}, model.mean_square(residual.detach(), fluid))
 
 
 def _unrolled(
@@ -146,6 +146,9 @@ def crps_loss(model: ResidualVideoDiffusion, frames: Tensor, given: Given, progr
     residual = (truth - outlook.mean) * (1 if fluid is None else fluid)
     mean_square = over_fluid(residual.square(), fluid)
     values = {"mean_rmse": mean_square.sqrt().detach()}
+    mean_term = mean_square / model.residual_variance.mean()
+    if progress < c.mean_first:
+        return Losses({"loss": (c.mean_loss or 1.0) * mean_term, **values}, model.mean_square(residual.detach(), fluid))
 
     m, scores = c.members, []
     outlook = model.repeat(outlook, m)
@@ -168,9 +171,9 @@ def crps_loss(model: ResidualVideoDiffusion, frames: Tensor, given: Given, progr
         scores.append(over_fluid(almost_fair_crps(members, truth, c.almost_fair), fluid))
     values["crps"] = torch.stack(scores).mean().detach()
     total = torch.stack(scores).mean() / model.residual_variance.mean().sqrt()
-    if c.mean_loss:
-        total = total + c.mean_loss * mean_square / model.residual_variance.mean()
-    return Losses({"loss": total, **values}, model.mean_square(residual.detach()))
+    if c.mean_loss and not c.mean_first:
+        total = total + c.mean_loss * mean_term
+    return Losses({"loss": total, **values}, model.mean_square(residual.detach(), fluid))
 
 
 def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
