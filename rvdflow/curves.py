@@ -201,7 +201,9 @@ def _loss(axes: Axes, logs: Sequence[Log], colours: dict[str, str]) -> None:
 
 
 def _validation(axes: Axes, logs: Sequence[Log], colours: dict[str, str]) -> None:
-    name = "validation_crps" if any("validation_crps" in log.names() for log in logs) else "validation_loss"
+    crps = any("validation_crps" in log.names() for log in logs)
+    name = "validation_crps" if crps else "validation_loss"
+    stars: list[Line2D] = []
     for log in logs:
         x, y = log.series(name)
         if not np.isfinite(y).any():
@@ -211,19 +213,18 @@ def _validation(axes: Axes, logs: Sequence[Log], colours: dict[str, str]) -> Non
         axes.plot(x, y, color=colour, marker="o", markersize=3.5, linewidth=1.8)
         if len(error) == len(y):
             axes.fill_between(x, y - error, y + error, color=colour, alpha=0.2, linewidth=0)
-        if name != "validation_crps":  # the unit of a loss, the deviation of the residual, changes with the steps
+        if not crps:  # the unit of a loss, the deviation of the residual, changes with the steps
             continue
         best = int(np.nanargmin(y))
-        axes.plot(x[best], y[best], marker="*", markersize=11, color=colour, markeredgecolor="white", zorder=5)
-        axes.annotate(  # below its curve, where the lowest point has free space
-            f"{y[best]:.3g}", (x[best], y[best]), xytext=(4, -8), textcoords="offset points", ha="right", va="top",
-            fontsize=8.5, color=colour, fontweight="bold",
+        stars += axes.plot(
+            x[best], y[best], "*", color=colour, markersize=11, markeredgecolor="white", zorder=5,
+            label=f"{y[best]:.3g}",
         )  # fmt: skip
     low, high = axes.get_ylim()
     axes.set_ylim(min(0.0, low), high + 0.06 * (high - low))
-    axes.set_title(
-        "Validation: fair CRPS in normalised units, best starred" if name == "validation_crps" else "Validation: loss"
-    )
+    if stars:
+        _legend(axes, stars)
+    axes.set_title("Validation: fair CRPS in normalised units, best starred" if crps else "Validation: loss")
 
 
 def _rate(axes: Axes, logs: Sequence[Log], colours: dict[str, str]) -> None:
