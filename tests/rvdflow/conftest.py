@@ -177,6 +177,8 @@ class Process:
         self.ask, self.returncode = ask, None
         stem = f"{len(list(folder.glob('*.out'))):03d}"
         self.files = [folder / f"{stem}.out", folder / f"{stem}.err"]
+        for file in self.files:
+            file.touch()  # at once: the next process counts them
         out, err = map(str, self.files)
         self.pid = ask({"out": out, "err": err, "cwd": str(cwd or folder), "arguments": arguments, **job})
 

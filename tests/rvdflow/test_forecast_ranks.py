@@ -83,5 +83,5 @@ def test_what_one_rank_refuses_is_said_once(start_ranks, command, whole):
     before = store.digest(whole)
     found, errors = codes(start_ranks(2, *command(whole)))
     assert found == [2, 2]
-    assert errors.count("exists") == errors.count("error") == 1
+    assert errors.count("exists") == errors.count("error") == 1, errors
     assert store.digest(whole) == before
