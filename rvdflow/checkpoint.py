@@ -30,6 +30,7 @@ from lbm.console import warn
 from lbm.errors import DataError, ResourceError
 
 FORMAT, VERSION = "rvdflow checkpoint", 1
+EXPORTED = "model.json"  # of a model exported by rvdflow.export_weights
 STEP_NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -91,7 +92,14 @@ def checksum_path(path: Path) -> Path:
 
 
 def read(path: Path) -> Checkpoint:
-    """Load `path` on the CPU after comparing its SHA-256. DataError when it is damaged, or not a checkpoint."""
+    """Load `path` on the CPU after comparing its SHA-256. DataError when it is damaged, or not a checkpoint.
+
+    The description of an exported model is read with its weights.
+    """
+    if path.name == EXPORTED:
+        from rvdflow import export_weights
+
+        return export_weights.read(path)
     content = _verified(path)
     try:
         with warnings.catch_warnings():
@@ -204,9 +212,11 @@ def newest_whole(run: Path) -> Path | None:
 
 
 def find(place: Path) -> Path:
-    """The checkpoint file that `place` means: a file itself, or a run folder's best, else final, else newest one."""
+    """The file that `place` means: itself, the best, else final, else newest checkpoint of a run, an exported model."""
     if place.is_file():
         return place
+    if (place / EXPORTED).is_file():
+        return place / EXPORTED
     if not place.exists():
         raise DataError(f"{place}: no such run folder or checkpoint (train one with `rvdflow train`)")
     for name in ("best.pt", "final.pt"):

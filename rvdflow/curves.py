@@ -192,7 +192,7 @@ def _loss(axes: Axes, logs: Sequence[Log], colours: dict[str, str]) -> None:
     handles = [
         Line2D(
             [], [], color=tints[n] if len(logs) == 1 else MUTED, linestyle="-" if len(logs) == 1 else dashes[n],
-            label=_words(n),
+            label=n.replace("_", " "),
         )
         for n in parts
     ]  # fmt: skip
@@ -296,7 +296,3 @@ def _scale(axes: Axes, seen: Sequence[np.ndarray], room: float = 0.0) -> None:
 
 def _legend(axes: Axes, handles: Sequence[Line2D]) -> None:
     axes.legend(handles=handles, loc="upper right", ncols=min(4, len(handles)), frameon=False, fontsize=8.5)
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -23,7 +23,7 @@ from lbm.errors import DataError, ResourceError, UsageError
 from rvdflow import checkpoint
 from rvdflow.checkpoint import Checkpoint
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION = "model.safetensors", checkpoint.EXPORTED
 FORMAT, VERSION = "rvdflow exported model", 1
 OURS = ("format", "version", "weights", "checkpoint", "sampler", "inflation", "exported_with", "description_sha256")
 
@@ -35,7 +35,7 @@ def export(run: Path, folder: Path, *, overwrite: bool = False) -> Path:
     where `folder` exists (`overwrite` replaces an exported model, and nothing else), ResourceError on a full disk.
     """
     _require_free(folder, overwrite)
-    loaded = read(run) if is_exported(run) else checkpoint.read(checkpoint.find(run))
+    loaded = checkpoint.read(checkpoint.find(run))
     content = _serialised(loaded)
     description = json.dumps(_description(loaded, content), indent=2) + "\n"
     folder.parent.mkdir(parents=True, exist_ok=True)
