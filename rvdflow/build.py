@@ -31,7 +31,8 @@ def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
         raise ResourceError(
             f"a network of width {config.model.width} x {config.model.multipliers} is too large"
         ) from error
-    need += 4 * config.train.batch_size * config.model.clip_frames * channels * height * width
+    clips = config.train.batch_size // config.train.accumulate
+    need += 4 * clips * config.model.clip_frames * channels * height * width
     if need > free_memory():
         raise ResourceError(
             f"training this network takes at least {size(need)}, {size(free_memory())} are free: "

@@ -55,7 +55,8 @@ class Run:
             self._restore(saved)
         elapsed = saved.meta["elapsed"] if saved else 0.0
         self.budget = Budget(config.train, self.ranks, step=self.optimiser.step, elapsed=elapsed, clock=clock)
-        self.log = RunLog(folder, keep_until=self.optimiser.step) if self.ranks.first else None
+        self.log: RunLog | None = None
+        self.ranks.alone(self._open_log)
         self._logged = self.optimiser.step, self.budget.elapsed
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
@@ -71,6 +72,9 @@ class Run:
                 self.best = float(checkpoint.read(best).meta["validation_crps"])
             except DataError as error:
                 warn(f"{error}; the best weights are chosen anew from here on", quiet=not self.ranks.first)
+
+    def _open_log(self) -> None:
+        self.log = RunLog(self.folder, self.optimiser.step, tensorboard=self.config.train.tensorboard)
 
     def _machine(self) -> dict[str, Any]:
         return {"threads": self.threads, "device": self.optimiser.device.type, "ranks": self.ranks.size}
@@ -199,6 +203,8 @@ class Run:
         if same:
             self._save_weights("best.pt", meta, model.state_dict())
         self._save_weights("final.pt", meta, model.state_dict())
+        if self.log:
+            self.log.close()
 
     def _calibrate(self, model: Any, which: str, quiet: bool) -> dict[str, Any]:
         """Set the inflation of the model's residual on validation runs; returns what it came to."""

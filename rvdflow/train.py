@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from lbm import dataset as store
@@ -102,7 +103,7 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
     )
     total, unit = (train.steps, "steps") if budget.last_step else (round(60 * (budget.minutes or 0)), "s")
     label = f"train {run.folder.name}"
-    with progress(total, label, unit=unit, quiet=quiet, done=run.done) as bar:
+    with closing(batches), progress(total, label, unit=unit, quiet=quiet, done=run.done) as bar:
         while not budget.used:
             before = budget.progress
             values = optimiser.advance(next(batches), before)

@@ -76,6 +76,7 @@ class TrainConfig(BaseModel):
 
     max_bad_steps: int = Field(20, ge=1, description="non-finite steps in a row after which training gives up")
     log_every: int = Field(20, ge=1, description="steps between lines in the log")
+    tensorboard: bool = Field(False, description="write the log for TensorBoard, too")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     validations: int = Field(
         5, ge=0, description="validations, evenly over the training, the last one at its end; 0: none, as published"

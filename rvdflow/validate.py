@@ -81,7 +81,8 @@ def roll_outs(
         part = Given(*(x[rows] for x in given))
         table[:, rows] = _scores(model, frames[rows], part, members, context, sampler, seed, first)
     ranks.mean_(table)
-    return RollOuts(*(table * ranks.size).cpu(), members=members)
+    crps, variance, square_error = (table * ranks.size).cpu()
+    return RollOuts(crps, variance, square_error, members)
 
 
 def _scores(

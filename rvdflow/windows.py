@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -79,10 +79,9 @@ class Windows:
         return Batch(frames, self.conditions.given(self.frames.solid[runs], self.numbers[runs]))
 
     def longer(self, length: int) -> Windows:
-        """Windows of another length of the same runs."""
-        budget = None if self.in_memory else 0
+        """Windows of another length of the same runs, read when asked for: a few are wanted."""
         others = self.normalisation, self.conditions, self.numbers
-        return Windows(self.frames, self.trajectories, length, *others, budget=budget)
+        return Windows(self.frames, self.trajectories, length, *others, budget=0)
 
     def spread(self, count: int) -> list[int]:
         """At most `count` windows, spread evenly over all."""
@@ -116,7 +115,7 @@ def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 def clips(
     windows: Windows, batch: int, *, seed: int, first: int, last: int | None, rows: slice = slice(None)
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches of the training steps first..last-1 (None: without end), of which `rows` are this process's.
 
     They are read ahead by two threads when they come from disk.

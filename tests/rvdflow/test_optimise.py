@@ -134,9 +134,9 @@ def double_precision():
 )
 def test_a_batch_taken_in_parts_is_the_whole_batch(variant, double_precision):
     model, batch = model_and_batch(**variant)
-    whole, losses = weights_after(4, model, batch)
+    whole, losses = weights_after(2, model, batch)
     for parts in (2, 4):
-        other, found = weights_after(4, model, batch, accumulate=parts)
+        other, found = weights_after(2, model, batch, accumulate=parts)
         # Adam divides a gradient by its size: one that is small carries its rounding, 1e-16, far up.
         assert largest_difference(whole, other) < 1e-10
         for ours, theirs in zip(losses, found, strict=True):

@@ -60,6 +60,16 @@ def test_interrupted_training_equals_uninterrupted_training_to_the_bit(flow, tra
     assert best[0].meta["validation_crps"] == best[1].meta["validation_crps"]
 
 
+@pytest.mark.parametrize("step", [4, 6])  # before and after the mean is frozen, and its optimiser's state with it
+def test_two_stage_training_is_resumed_to_the_same_bits(flow, tiny, tmp_path, step):
+    config = RunConfig.model_validate(merge(tiny().model_dump(), {"model": {"mean_first": 0.5}, "preset": None}))
+    train(flow, tmp_path / "whole", config, threads=1, quiet=True)
+    with pytest.raises(Crash):
+        train(flow, tmp_path / "run", config, threads=1, quiet=True, on_step=crash_after(step))
+    train(flow, tmp_path / "run", None, threads=1, quiet=True, resume=True)
+    assert_equal_to_the_bit(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
 def test_another_seed_gives_other_weights(flow, trained, tiny, tmp_path):
     train(flow, tmp_path / "run", tiny(seed=1), threads=1, quiet=True)
     ours, theirs = weights(tmp_path / "run"), weights(trained)

@@ -27,7 +27,7 @@ batch_size = 4
 checkpoint_every = 2
 log_every = 1
 validations = 2
-learning_rate = 1e-3
+learning_rate = 5e-4
 warmup_steps = 2
 [validation]
 cases = 3
