@@ -171,6 +171,19 @@ def test_a_checkpoint_of_a_network_that_forgets_fits_one_that_does_not():
     assert one.forecaster().networks.predictor is not one.model.networks.predictor
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's tracer looks at every tensor
+@pytest.mark.parametrize("forget", [False, True])
+def test_compiled_networks_take_the_same_steps_and_their_states_have_the_same_names(monkeypatch, forget):
+    compile_ = torch.nn.Module.compile
+    # As it is traced, but run as it stands: generating code for a CPU takes minutes.
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_(self, backend="aot_eager"))
+    model, batch = model_and_batch(rows=2, multipliers=(1,))
+    eager, _ = weights_after(2, model, batch)
+    compiled, _ = weights_after(2, model, batch, compile=True, checkpoint_activations=forget)
+    assert largest_difference(eager, compiled) < 1e-5
+    assert eager.keys() == compiled.keys() == model.state_dict().keys()
+
+
 def test_bfloat16_takes_finite_steps_close_to_those_of_float32_and_keeps_float32_weights():
     model, batch = model_and_batch(rows=2)
     exact, precise = weights_after(3, model, batch, precision="float32")
