@@ -153,6 +153,7 @@ def forecast(
     ] = None,
     init_times: Annotated[str | None, typer.Option(help="Init times instead: 20,60 or 20:200:16.")] = None,
     cases: Annotated[int | None, typer.Option(help="At most so many cases, spread evenly.")] = None,
+    beyond: Annotated[bool, typer.Option("--beyond", help="Forecast past the end of the data, too.")] = False,
     sampler: Annotated[
         str | None, typer.Option(help="How residuals are drawn: ancestral, ddim, heun, dpmpp, truncated.")
     ] = None,
@@ -185,7 +186,7 @@ def forecast(
     forecaster = _forecaster(method, data, context, lead, dress, options, quiet or not job.first)
     chosen: dict[str, Any] = {
         "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
-        "stride": stride, "init_times": _integers(init_times), "cases": cases, "seed": seed or 0,
+        "stride": stride, "init_times": _integers(init_times), "cases": cases, "beyond": beyond, "seed": seed or 0,
         "members_per_batch": members_per_batch, "cases_per_batch": cases_per_batch,
     }  # fmt: skip
     if dry_run:

@@ -66,6 +66,7 @@ def forecast(
     stride: int | None = None,
     init_times: Sequence[int] | None = None,
     cases: int | None = None,
+    beyond: bool = False,
     seed: int = 0,
     cases_per_batch: int | None = None,
     members_per_batch: int | None = None,
@@ -87,7 +88,7 @@ def forecast(
     opened, frames = open_truth(data, forecaster, context)
     chosen = plan(
         opened, frames, members=1 if forecaster.deterministic else members, lead=lead, context=context, split=split,
-        stride=stride, init_times=init_times, cases=cases, seed=seed, cases_per_batch=cases_per_batch,
+        stride=stride, init_times=init_times, cases=cases, beyond=beyond, seed=seed, cases_per_batch=cases_per_batch,
         members_per_batch=members_per_batch, leads_per_chunk=leads_per_chunk, processes=ranks.size,
     )  # fmt: skip
     writers: list[store.Writer] = []

@@ -98,13 +98,15 @@ class Forecaster(ABC):
         stride: int | None = None,
         init_times: Sequence[int] | None = None,
         cases: int | None = None,
+        beyond: bool = False,
         seed: int = 0,
     ) -> Any:
         """Forecast an open flow dataset in memory; returns an xarray.Dataset laid out like forecast.zarr.
 
         Dims (trajectory, init_time, member, lead_time, y, x). `stride` frames lie between init times (default:
-        `lead`), `init_times` names them instead, `cases` is the most cases to forecast, spread evenly. For what does
-        not fit into memory use `rvdflow.forecast.forecast`, which writes a store.
+        `lead`), `init_times` names them instead, `cases` is the most cases to forecast, spread evenly; `beyond` lets
+        forecasts go on where the data end. For what does not fit into memory use `rvdflow.forecast.forecast`, which
+        writes a store.
         """
         from rvdflow.forecast import forecast_in_memory
         from rvdflow.plan import plan
@@ -112,7 +114,7 @@ class Forecaster(ABC):
         frames = Frames(dataset, self.variables or frame_variables(dataset))
         chosen = plan(
             dataset, frames, members=1 if self.deterministic else members, lead=lead, context=context, split=split,
-            stride=stride, init_times=init_times, cases=cases, seed=seed,
+            stride=stride, init_times=init_times, cases=cases, beyond=beyond, seed=seed,
         )  # fmt: skip
         return forecast_in_memory(self, dataset, frames, chosen)
 

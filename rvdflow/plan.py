@@ -78,6 +78,7 @@ def plan(
     stride: int | None = None,
     init_times: Sequence[int] | None = None,
     cases: int | None = None,
+    beyond: bool = False,
     seed: int = 0,
     cases_per_batch: int | None = None,
     members_per_batch: int | None = None,
@@ -87,7 +88,8 @@ def plan(
     """Choose the cases: all trajectories of `split` (None: of the dataset) at common init times.
 
     Init times are `init_times`, else every `stride` frames (default `lead`, so that targets do not overlap) wherever
-    `context` frames lie before and `lead` frames after. `cases` bounds trajectories x init times; init times are then
+    `context` frames lie before and `lead` frames after (`beyond`: or fewer, so that a forecast may go on where the
+    data end, and cannot be verified there). `cases` bounds trajectories x init times; init times are then
     thinned evenly. Portions are chosen so that each of `processes` has one, where none are given. UsageError when a
     number is out of range or no case is left.
     """
@@ -101,9 +103,14 @@ def plan(
     if seed < 0:
         raise UsageError(f"seed is {seed}: at least 0")
     runs = split_trajectories(dataset, split) if split is not None else list(range(frames.trajectories))
-    first, last = context - 1, frames.times - 1 - lead
+    first, last = context - 1, frames.times - 1 - (0 if beyond else lead)
     if last < first:
-        raise UsageError(f"context {context} and lead {lead} need {context + lead} frames, a run has {frames.times}")
+        raise UsageError(
+            f"context {context} needs more than the {frames.times} frames of a run"
+            if beyond
+            else f"context {context} and lead {lead} need {context + lead} frames, a run has {frames.times} "
+            "(--beyond forecasts past the end of the truth)"
+        )
     if init_times is None:
         times = list(range(first, last + 1, stride or lead))
     else:

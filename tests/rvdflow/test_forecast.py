@@ -178,6 +178,16 @@ def test_numbers_out_of_range_are_refused(flow, wrong):
         plans(flow, **wrong)
 
 
+def test_forecasts_may_go_on_where_the_data_end(forecaster, flow):
+    assert plans(flow, lead=30, beyond=True).init_times == (2,)
+    assert plans(flow, lead=30, beyond=True, init_times=[2, 23]).init_times == (2, 23)
+    with pytest.raises(UsageError, match="context 25 needs more than the 24 frames"):
+        plans(flow, context=25, beyond=True)
+    options = {"members": 2, "context": 3, "beyond": True}
+    past = forecaster.forecast(store.open_dataset(flow), lead=4, init_times=[22], **options)
+    assert past["valid_time"].values.tolist() == [[23, 24, 25, 26]]  # the last frame of the data is 23
+
+
 def test_more_frames_than_there_are_is_refused(flow):
     with pytest.raises(UsageError, match="context 10 and lead 15 need 25 frames, a run has 24"):
         plans(flow, context=10, lead=15)

@@ -1,5 +1,8 @@
 """Forecasters: rolled out lead after lead, in bounded memory, from all that they are shown; and one of your own."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -314,3 +317,36 @@ def test_a_trial_scales_what_a_few_frames_take(monkeypatch, flow):
     monkeypatch.setattr(module, "TRIAL_SECONDS", 5)
     estimated = trial(Fading(), Truth.of(opened, frames), chosen)
     assert (estimated.seconds, estimated.on) == (30, "the first frames of one member")
+
+
+# ------------------------------------------------------------------ the page
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "forecast.md"
+
+
+def test_the_examples_of_the_page_run(flow, trained, tmp_path, monkeypatch):
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S))
+    for old, new in (
+        ('"flow.zarr"', repr(str(flow))), ('"runs/wake"', repr(str(trained))), ("lead=16", "lead=2"),
+        ("members=32", "members=3"),
+    ):  # fmt: skip
+        assert old in code
+        code = code.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    known: dict = {}
+    exec(code, known)
+    assert store.open_dataset(tmp_path / "forecast.zarr").sizes["member"] == 3
+    assert known["dressed"].method == "mean-dressed"
+    assert known["fading"].attrs["method"] == "fading"
+
+
+def test_every_command_of_the_page_exists():
+    from typer.main import get_command
+
+    from rvdflow.cli import app
+
+    lines = re.findall(r"^(?:torchrun --nproc-per-node 4 -m )?rvdflow (\w+) (.*)$", PAGE.read_text(), re.M)
+    assert len(lines) >= 8
+    for name, words in lines:
+        known = {option for parameter in get_command(app).commands[name].params for option in parameter.opts}
+        assert {word for word in words.split() if word.startswith("-")} <= known, words

@@ -186,8 +186,43 @@ def test_the_command_writes_any_of_them(flow, rvdflow_process, tmp_path):
         assert rvdflow_process(*command, cwd=tmp_path).wait() == (0, "", "")
         written = store.open_dataset(tmp_path / f"{method}.zarr")
         assert (written.attrs["method"], written.sizes["member"]) == (method, 3)
-    code, _, errors = rvdflow_process("forecast", "--data", flow, "--dress", cwd=tmp_path).wait()
-    assert (code, "--dress is for a deterministic --method" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dress", "--dress is for a deterministic --method"),
+        ("--method rvd-dressed", "--dress is for a deterministic --method"),
+        ("--method mean --steps 3", "mean nothing to the mean"),
+        ("--method analog --sampler ddim", "mean nothing to --method analog"),
+        ("--method magic", "method 'magic' is not known: use rvd, mean, mean-dressed, persistence"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(arguments, message, flow, rvdflow_process, tmp_path):
+    code, _, errors = rvdflow_process("forecast", "--data", flow, *arguments.split(), cwd=tmp_path).wait()
+    assert (code, message in errors) == (2, True), errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_mean_of_a_run_is_a_method_and_can_be_dressed(flow, trained, rvdflow_process, tmp_path):
+    command = ("forecast", "--data", flow, "--checkpoint", trained, "--lead", 4, "--ensemble", 3, "--quiet", "--method")
+    for method, members in (("mean", 1), ("mean-dressed", 3)):
+        assert rvdflow_process(*command, method, cwd=tmp_path).wait() == (0, "", "")
+        written = store.open_dataset(tmp_path / f"{method}.zarr")
+        assert (written.attrs["method"], written.sizes["member"]) == (method, members)
+        assert written.attrs["sampler_steps"] == 0
+        assert len(written.attrs["checkpoint_sha256"]) == 64
+
+
+def test_a_dry_run_estimates_time_and_memory(flow, trained, rvdflow_process, tmp_path):
+    command = ("forecast", "--data", flow, "--checkpoint", trained, "--lead", 4, "--ensemble", 3, "--dry-run")
+    code, output, errors = rvdflow_process(*command, "--init-times", "5,9,11", cwd=tmp_path).wait()
+    assert (code, errors) == (0, "")
+    shown = json.loads(output)
+    assert (shown["init_times"], shown["members"], shown["lead"]) == ([5, 9, 11], 3, 4)
+    assert shown["measured_on"] == "the first frames of 3 cases x 3 members"
+    assert {"time", "memory", "disk", "checkpoint_sha256"} <= shown.keys()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_example_of_the_page_runs(flow):
