@@ -128,9 +128,8 @@ class Cell(Settings):
         if self.sampler and self.weights is None:
             raise ValueError(f"{self.name}: sampler needs weights; a trained cell sets model.sampler.name and .steps")
         if (self.method in OF_WEIGHTS) != (self.weights is not None and self.method is not None):
-            raise ValueError(
-                f"{self.name}: method {self.method!r} and weights: {' and '.join(OF_WEIGHTS)} alone need weights"
-            )
+            these = " and ".join(OF_WEIGHTS)
+            raise ValueError(f"{self.name}: method {self.method!r}: {these}, and no other, need weights")
         for key in EQUAL:
             if key in self.set:
                 raise ValueError(f"{self.name}: {key} is the same for every cell: it belongs to [budget] or seeds")

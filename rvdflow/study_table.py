@@ -104,7 +104,8 @@ def table(study: Study, folders: Sequence[Path]) -> Table:
     entries = [_entry(job, places) for job in jobs(study)]
     done = [entry for entry in entries if entry.scores is not None]
     if not done:
-        raise UsageError(f"{', '.join(map(str, folders))}: no cell is done yet")
+        failed = [f"{e.job.name} failed: {e.record['reason']}" for e in entries if e.record]
+        raise UsageError(f"{', '.join(map(str, folders))}: no cell is done yet" + "".join(f"; {f}" for f in failed[:1]))
     leads = [int(k) for k in done[0].scores["lead_time"].values]  # type: ignore[index]
     known = {cell.name: [e for e in done if e.job.cell.name == cell.name] for cell in study.cells}
     groups: Mapping[str, list[int] | None] = about["groups"] or {"": None}
