@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench study docs clean
 
 demo: $(STAMP)run
 	$(BIN)/rvdflow demo
@@ -22,6 +22,19 @@ lint: $(STAMP)lint
 
 bench: $(STAMP)test
 	$(BIN)/python benchmarks/run.py
+
+# The ablation table: about 13 hours on two cores. Stopped at any moment, the same command goes on; pass options to the
+# study by hand (docs/how-to/study.md), or as make study STUDY="--part 1/4".
+STUDIES ?= studies
+STUDY ?=
+study: $(STAMP)run $(STUDIES)/.simulated
+	$(BIN)/rvdflow study configs/study/ablation.toml --data $(STUDIES)/wake_unsteady.zarr -o $(STUDIES)/ablation $(STUDY)
+
+$(STUDIES)/.simulated: | $(STAMP)run
+	mkdir -p $(STUDIES)
+	$(BIN)/lbm simulate --config configs/lbm/wake_unsteady.toml --save-states 20 -o $(STUDIES)/wake_unsteady.zarr \
+		$$(test -e $(STUDIES)/wake_unsteady.zarr && echo --resume)
+	touch $@
 
 docs: $(STAMP)docs
 	$(BIN)/python -m sphinx -W -b html docs docs/_build/html

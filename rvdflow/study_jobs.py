@@ -126,7 +126,7 @@ def find_record(job: Job, folders: Sequence[Folder]) -> tuple[Folder, dict[str, 
                 "join folders of one study"
             )
     done = [entry for entry in found if entry[1]["status"] == "done"]
-    return (done or found or [None])[0]
+    return next(iter(done or found), None)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -205,8 +205,8 @@ class _Group:
         }
         self.changes: tuple[xr.Dataset, xr.Dataset] | None = None
         if self.against in self.mean:
-            first, every = (summary.difference(self.joined, "crps", self.against, leads=k) for k in (leads[:1], leads))
-            self.changes = first, every
+            at_first = summary.difference(self.joined, "crps", self.against, leads=leads[:1])
+            self.changes = at_first, summary.difference(self.joined, "crps", self.against, leads=leads)
         self.metric = summary.metric(self.joined, "crps", leads=leads) / self.unit
         self.by_lead = summary.value(self.joined, "crps") / self.unit
         self.ratio = summary.value(self.joined, "spread_skill_ratio")
