@@ -79,9 +79,32 @@ def test_signals_to_all_ranks_are_their_exit_codes(start_ranks, command, tmp_pat
     assert 4 <= store.progress(tmp_path / "f.zarr")[0] < 18
 
 
+# The members of one rank become NaN in its third portion.
+SPOIL = """
+import os
+from rvdflow.residual_forecaster import ResidualDiffusionForecaster
+roll, count = ResidualDiffusionForecaster.roll, iter(range(10**6))
+def spoiled(self, *arguments):
+    bad = os.environ["RANK"] == "1" and next(count) == 2
+    for piece in roll(self, *arguments):
+        yield piece * float("nan") if bad else piece
+ResidualDiffusionForecaster.roll = spoiled
+"""
+
+
+def test_a_member_that_blows_up_on_one_rank_ends_all(start_ranks, command, whole, tmp_path):
+    output = tmp_path / "f.zarr"
+    found, errors = codes(start_ranks(2, *command(output, *PORTIONS.split()), code=SPOIL))
+    assert found == [5, 3]
+    assert "is not finite at lead 1" in errors
+    assert 0 < store.progress(output)[0] < 18
+    assert codes(start_ranks(1, *command(output, "--resume"))) == ([0], "")
+    assert store.digest(output) == store.digest(whole)
+
+
 def test_what_one_rank_refuses_is_said_once(start_ranks, command, whole):
     before = store.digest(whole)
     found, errors = codes(start_ranks(2, *command(whole)))
     assert found == [2, 2]
-    assert errors.count("exists") == errors.count("error") == 1, errors
+    assert errors.count("exists") == errors.count("error") == 1
     assert store.digest(whole) == before
