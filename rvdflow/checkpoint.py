@@ -132,7 +132,8 @@ def _verified(path: Path) -> bytes:
 
 
 def _others(path: Path) -> str:
-    names = [p.name for p in step_files(path.parent) if p != path]
+    named = [p for p in (path.with_name("best.pt"), path.with_name("final.pt")) if p.is_file()]
+    names = [p.name for p in [*named, *step_files(path.parent)] if p != path]
     return f" (there is {', '.join(names)})" if names else ""
 
 

@@ -57,7 +57,7 @@ class Run:
         self.budget = Budget(config.train, self.ranks, step=self.optimiser.step, elapsed=elapsed, clock=clock)
         self.log: RunLog | None = None
         self.ranks.alone(self._open_log)
-        self._logged = self.optimiser.step, self.budget.elapsed
+        self._logged, self._saved = (self.optimiser.step, elapsed), elapsed
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         meta, now = saved.meta, self._machine()
@@ -103,8 +103,16 @@ class Run:
             "software": store.provenance("torch"),
         }
 
+    @property
+    def save_due(self) -> bool:
+        """Whether a checkpoint is wanted after this step; equal on all ranks."""
+        train, since = self.config.train, self.budget.elapsed - self._saved
+        due = self.optimiser.step % train.checkpoint_every == 0 or since >= 60 * train.checkpoint_minutes
+        return due or self.validated_now or self.budget.used
+
     def save(self) -> None:
         """Write everything needed to go on from here."""
+        self._saved = self.budget.elapsed
         if self.ranks.first:
             meta = {**self.meta(), "sums": self.sums}
             checkpoint.save_step(self.folder, self.optimiser.step, meta, self.optimiser.state()[1])

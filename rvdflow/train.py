@@ -4,9 +4,10 @@
     torchrun --nproc-per-node 4 -m rvdflow train --data flow.zarr -o runs/a        four, which share each batch
 
 A run is a pure function of its configuration, the dataset, and the numbers of processes and threads: stopped at any
-moment (SIGKILL included) and resumed, it ends with the same weights, to the bit, as if it had never stopped. To resume,
-run the same command again with `--resume`. A run that trains for some minutes, not steps, goes on as faithfully, but
-how many steps fit into its time, and so where its schedules stand at each, is up to the machine.
+moment (SIGKILL included) and resumed, it ends with the same weights, to the bit, as if it had never stopped (on a GPU
+to rounding, where some of its kernels add in any order). To resume, run the same command again with `--resume`. A run
+that trains for some minutes, not steps, goes on as faithfully, but how many steps fit into its time, and so where its
+schedules stand at each, is up to the machine.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
             note = run.record(values, before)
             if run.validated_now:  # which took its time
                 stop.requested = budget.update(optimiser.step, stop.requested)
-            if stop.requested or budget.used or run.validated_now or optimiser.step % train.checkpoint_every == 0:
+            if stop.requested or run.save_due:
                 run.save()
             if on_step is not None:
                 on_step(run)

@@ -78,6 +78,7 @@ class TrainConfig(BaseModel):
     log_every: int = Field(20, ge=1, description="steps between lines in the log")
     tensorboard: bool = Field(False, description="write the log for TensorBoard, too")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="and minutes after which there is one in any case")
     validations: int = Field(
         5, ge=0, description="validations, evenly over the training, the last one at its end; 0: none, as published"
     )

@@ -144,6 +144,19 @@ def test_a_budget_of_minutes_ends_the_training_and_drives_its_schedule(flow, tin
     assert [row["clips_per_second"] for row in rows[1:]] == [pytest.approx(1 / 3, abs=1e-3)] * 5
 
 
+def test_where_steps_are_slow_checkpoints_follow_the_clock(flow, tiny, tmp_path):
+    watch, newest = Watch(), []
+
+    def on_step(run):
+        watch.tick(run)
+        newest.append(getattr(checkpoint.newest_step(run.folder), "name", None))
+
+    config = tiny(steps=7, checkpoint_every=1000, checkpoint_minutes=0.2, validations=0)  # 2 steps of 6 s
+    train(flow, tmp_path / "run", config, threads=1, quiet=True, on_step=on_step, clock=watch)
+    third, fifth, last = (f"step-00000{k}.pt" for k in (3, 5, 7))  # the first step is over at 0 s
+    assert newest == [None, None, third, third, fifth, fifth, last]
+
+
 def test_a_resumed_training_has_only_the_minutes_that_were_left(flow, tiny, tmp_path):
     watch, config = Watch(), tiny(minutes=0.5, steps=1000, checkpoint_every=1, validations=0)
 
