@@ -24,6 +24,8 @@ from rvdflow.train_config import RunConfig
 from rvdflow.training_data import load_data
 from rvdflow.validate import validation_crps, validation_loss
 
+CALIBRATED = {"inflation": 1.0, "memory": 0.0}  # what rvdflow.calibrate sets, and where it starts
+
 
 class Run:
     """What the steps of a training share. Every rank has one; only rank 0 writes.
@@ -188,34 +190,34 @@ class Run:
     # ------------------------------------------------------------------ the end
 
     def finish(self, scores: dict[str, Any], quiet: bool = False) -> None:
-        """Calibrate the spread of the best and of the last weights, and write both; best.pt, if any, is forecast with.
+        """Calibrate the spread of the weights to forecast with, and write final.pt, which ends the run.
 
-        The best weights are those of the validation with the smallest CRPS.
+        They are those of the validation with the smallest CRPS, best.pt, else the last ones. Calibration is dear: where
+        the best weights are not the last, those in final.pt take over what was found for the best.
         """
-        best = self.folder / "checkpoints" / "best.pt"
-        model, same = self.optimiser.forecaster(), False
-        if best.is_file():
+        last = {**self.meta(), **scores}
+        best, model = self.folder / "checkpoints" / "best.pt", self.optimiser.forecaster()
+        if not best.is_file():
+            last |= self._calibrate(model, quiet)
+        else:
             kept = checkpoint.read(best)
-            same = kept.meta["optimiser"]["step"] == self.optimiser.step
-            if not same:
-                chosen = self.optimiser.forecaster()
-                checkpoint.load_weights(chosen, kept.state["weights"], best)
-                calibrated = self._calibrate(chosen, "best weights", quiet)
-                self._save_weights("best.pt", {**kept.meta, **calibrated}, chosen.state_dict())
-            say(
-                f"validation CRPS {kept.meta['validation_crps']:.4g} at best, after step "
-                f"{kept.meta['optimiser']['step']}: forecasts use these weights, best.pt",
-                quiet=quiet,
-            )
-        meta = {**self.meta(), **scores, **self._calibrate(model, "last weights", quiet)}
-        if same:
-            self._save_weights("best.pt", meta, model.state_dict())
-        self._save_weights("final.pt", meta, model.state_dict())
+            step = kept.meta["optimiser"]["step"]
+            chosen = self.optimiser.forecaster()
+            checkpoint.load_weights(chosen, kept.state["weights"], best)
+            found = self._calibrate(chosen, quiet)
+            self._save_weights("best.pt", {**kept.meta, **found}, chosen.state_dict())
+            if step == self.optimiser.step:
+                last |= found
+            for name in CALIBRATED:
+                getattr(model, name).copy_(getattr(chosen, name))
+            crps = kept.meta["validation_crps"]
+            say(f"forecasts use best.pt: validation CRPS {crps:.4g}, after step {step}", quiet=quiet)
+        self._save_weights("final.pt", last, model.state_dict())
         if self.log:
             self.log.close()
 
-    def _calibrate(self, model: Any, which: str, quiet: bool) -> dict[str, Any]:
-        """Set the inflation of the model's residual on validation runs; returns what it came to."""
+    def _calibrate(self, model: Any, quiet: bool) -> dict[str, Any]:
+        """Set scale and memory of the model's residual on validation runs; returns what they came to."""
         config, windows = self.config.calibration, self.data.validation
         if not config.cases:
             return {}
@@ -225,17 +227,20 @@ class Run:
             return {}
         from rvdflow.calibrate import calibrate
 
+        for name, value in CALIBRATED.items():
+            getattr(model, name).fill_(value)
         long = windows.longer(length)
         chosen = long.spread(config.cases)
-        model.inflation.fill_(1.0)
         batch = long.clip(chosen).to(self.optimiser.device)
-        inflation, ratios = calibrate(model, *batch, config, self.config.train.seed)
+        found = calibrate(model, *batch, config, self.config.train.seed)
+        ratios = [round(ratio, 4) for ratio in found.spread_skill]
         say(
-            f"spread of the {which} calibrated on {len(chosen)} validation cases: inflation {inflation:.2f}, "
-            f"spread-skill ratio {min(ratios):.2f} to {max(ratios):.2f} over leads 1 to {config.lead}",
+            f"spread calibrated on {len(chosen)} validation cases: inflation {found.inflation:.2f}, "
+            f"memory {found.memory:g}, spread-skill ratio {min(ratios):.2f} to {max(ratios):.2f} "
+            f"over leads 1 to {config.lead}",
             quiet=quiet,
         )
-        return {"inflation": inflation, "validation_spread_skill": [round(r, 4) for r in ratios]}
+        return {"inflation": found.inflation, "memory": found.memory, "validation_spread_skill": ratios}
 
 
 def memory_mib(device: torch.device) -> float:
