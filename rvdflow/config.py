@@ -36,13 +36,22 @@ class SamplerConfig(Settings):
 
 
 class CalibrationConfig(Settings):
-    """Roll-outs on validation runs that set the inflation of the residual (rvdflow.calibrate)."""
+    """Roll-outs on validation runs that set scale and memory of drawn residuals (rvdflow.calibrate)."""
 
     cases: int = Field(24, ge=0, description="validation cases; 0: no calibration, as published")
     members: int = Field(4, ge=2, description="members per case")
     context: int = Field(4, ge=1, description="context frames")
     lead: int = Field(16, ge=1, description="frames forecast")
     rounds: int = Field(2, ge=1, description="corrections of the inflation")
+    memories: tuple[float, ...] = Field(
+        (0.0, 0.5, 0.8, 0.9), min_length=1, description="correlations of noise from frame to frame that are tried"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CalibrationConfig:
+        if not all(0 <= memory < 1 for memory in self.memories):
+            raise ValueError(f"memories {self.memories} must lie in [0, 1)")
+        return self
 
 
 class ModelConfig(Settings):

@@ -28,7 +28,8 @@ from rvdflow.samplers import SAMPLERS, sigmas
 class State(NamedTuple):
     """A forecast under way: what has been seen (`recurrent`, `last`, `previous`) and the outlook on the next frame.
 
-    `outlook` is None when `last` has not been shown to the networks yet.
+    `outlook` is None when `last` has not been shown to the networks yet, `noise` (what the last residual was drawn
+    from) when nothing has been drawn yet.
     """
 
     recurrent: Any
@@ -36,6 +37,7 @@ class State(NamedTuple):
     previous: Tensor
     outlook: Outlook | None
     given: Given
+    noise: Tensor | None = None
 
 
 class ResidualVideoDiffusion(nn.Module):
@@ -44,6 +46,7 @@ class ResidualVideoDiffusion(nn.Module):
     networks: Networks
     residual_variance: Tensor
     inflation: Tensor
+    memory: Tensor
 
     def __init__(self, config: ModelConfig, *, channels: int, height: int, width: int) -> None:
         super().__init__()
@@ -63,7 +66,9 @@ class ResidualVideoDiffusion(nn.Module):
             )
         shape = (channels, height, width) if config.residual_scale == "pixel" else (channels, 1, 1)
         self.register_buffer("residual_variance", torch.ones(shape) * config.sigma**2)
-        self.register_buffer("inflation", torch.ones(()))  # of drawn residuals, set by rvdflow.calibrate
+        # Of drawn residuals, set by rvdflow.calibrate: their scale, and the correlation of noise from frame to frame.
+        self.register_buffer("inflation", torch.ones(()))
+        self.register_buffer("memory", torch.zeros(()))
         if config.architecture == "compact":
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
@@ -131,18 +136,25 @@ class ResidualVideoDiffusion(nn.Module):
             level = torch.zeros(state.last.shape[0], device=state.last.device)
             frames = state.last[:, None], state.previous[:, None]
             outlook, recurrent = self.look(*frames, level, state.given, recurrent, skip=0)
-        frame = outlook.mean + self.inflation * self.sigma * self.draw(outlook, noise, sampler)
+        start = noise()
+        if state.noise is not None:
+            start = self.memory * state.noise + (1 - self.memory.square()).sqrt() * start
+        residual = self.draw(outlook, start, noise, sampler)
+        frame = outlook.mean + self.inflation * self.sigma * residual
         if self.config.clamp:
             frame = frame.clamp(-1, 1)
         if self.config.masked_loss:
             frame = frame * state.given.fluid
-        return frame, State(recurrent, frame, state.last, None, state.given)
+        return frame, State(recurrent, frame, state.last, None, state.given, start)
 
-    def draw(self, outlook: Outlook, noise: Callable[..., Tensor], sampler: SamplerConfig) -> Tensor:
-        """A residual y_0 (b, c, y, x) for each row of `outlook`."""
+    def draw(self, outlook: Outlook, start: Tensor, noise: Callable[..., Tensor], sampler: SamplerConfig) -> Tensor:
+        """A residual y_0 (b, c, y, x) for each row of `outlook`, from normal numbers `start` of that shape.
+
+        What more a sampler, or a one-step member, needs it takes from `noise`.
+        """
         if self.config.objective == "crps":
             width = self.networks.noise_width
-            return self.one_step(noise(), noise((width,)) if width else None, outlook)
+            return self.one_step(start, noise((width,)) if width else None, outlook)
 
         def denoise(y: Tensor, sigma: float) -> Tensor:
             """y_0 expected given y = y_0 + sigma eps."""
@@ -151,7 +163,9 @@ class ResidualVideoDiffusion(nn.Module):
             answer = self.networks.denoise(noisy, level.position, outlook)
             return read_answer(noisy, answer, level, self.config.prediction, self.config.clip_residual)
 
-        return SAMPLERS[sampler.name](denoise, noise, sigmas(self.levels, sampler), sampler)
+        waiting = [start]
+        source = lambda: waiting.pop() if waiting else noise()  # noqa: E731
+        return SAMPLERS[sampler.name](denoise, source, sigmas(self.levels, sampler), sampler)
 
     def one_step(self, noise: Tensor, vector: Tensor | None, outlook: Outlook) -> Tensor:
         """The residual that noise (b, c, y, x) and its vector (b, noise_width) mean, in one network call."""

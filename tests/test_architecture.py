@@ -29,7 +29,7 @@ ALLOWED = {
             "typer", "rich", "pydantic", "pydantic_core", "click", "netCDF4", "distributed"},
     "evaluation": {"numpy", "numba", "xarray", "zarr", "dask", "matplotlib", "PIL"},
     "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "distributed", "typer", "rich", "pydantic",
-                "pydantic_core", "lbm", "evaluation", "PIL", "matplotlib"},
+                "pydantic_core", "lbm", "evaluation", "PIL", "matplotlib", "safetensors", "tensorboard"},
 }  # fmt: skip
 
 
