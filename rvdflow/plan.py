@@ -122,7 +122,7 @@ def plan(
         runs = runs[: min(len(runs), cases)]
         times = _evenly(times, cases // len(runs))
     count, octets = len(runs) * len(times), frame_bytes(frames)
-    leads = lead if lead <= LEADS else max(1, min(LEADS, CHUNK_BYTES // octets))
+    leads = lead if lead <= LEADS else max(1, min(LEADS, CHUNK_BYTES // (min(members, DRAW) * octets)))
     leads = min(lead, leads_per_chunk or leads)
     together = members_per_batch or max(1, min(DRAW, CHUNK_BYTES // (leads * octets), members * count // processes))
     together = min(members, together)

@@ -114,7 +114,7 @@ class MeanForecaster(ResidualDiffusionForecaster):
         if whole.model.config.mean == "zero":
             raise UsageError("this run has mean = zero (VD): it has no mean to forecast with")
         model = copy.copy(whole.model)  # shares the weights
-        model.draw = lambda outlook, noise, sampler: torch.zeros_like(outlook.mean)
+        model.draw = lambda outlook, *_: torch.zeros_like(outlook.mean)
         super().__init__(
             model, whole.normalisation, sampler=whole.sampler, conditions=whole.conditions, device=whole.device,
             identity=whole.identity, stamp=whole._stamp | {"sampler": "none: the mean alone", "sampler_steps": 0},
@@ -177,6 +177,7 @@ def load(
             "training_steps": done,
             "weights": f"exponential average, decay {train.ema_decay:g}" if averaged else "raw",
             "residual_inflation": round(float(model.inflation), 4),
+            "noise_memory": round(float(model.memory), 4),
             "training_dataset_sha256": str(identity.get("sha256", "")),
             "preset": config.preset or "",
             "parameters": sum(p.numel() for p in model.parameters()),

@@ -8,6 +8,7 @@ import pytest
 import rvdflow
 from lbm import dataset as store
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
+from rvdflow import checkpoint
 from rvdflow.forecast import MEMBER_DIMS, forecast
 from rvdflow.forecaster import Forecaster
 from rvdflow.frames import Frames
@@ -49,7 +50,7 @@ def test_a_forecast_is_laid_out_as_the_format_says(forecaster, written, flow, tr
     assert (attrs["objective"], attrs["weights"]) == ("diffusion", "exponential average, decay 0.99")
     assert attrs["residual_inflation"] == round(float(forecaster.model.inflation), 4)
     assert attrs["dataset_sha256"] == store.digest(flow)
-    sidecar = trained / "checkpoints" / "final.pt.sha256"
+    sidecar = checkpoint.checksum_path(checkpoint.find(trained))
     assert attrs["checkpoint_sha256"] == sidecar.read_text().split()[0]
     assert "torch " in attrs["versions"]
     assert json.loads(attrs["config"])["lead"] == 4
@@ -193,6 +194,12 @@ def test_more_frames_than_there_are_is_refused(flow):
         plans(flow, context=10, lead=15)
 
 
+class Wide(Frames):
+    """Frames that say they have 128 x 128 pixels."""
+
+    height = width = property(lambda self: 128, lambda self, value: None)
+
+
 def test_long_roll_outs_are_chunked_along_lead_time(build, tmp_path):
     opened = store.open_dataset(build(tmp_path / "long.zarr", times=120))
     frames = Frames(opened, ["vorticity"])
@@ -200,6 +207,8 @@ def test_long_roll_outs_are_chunked_along_lead_time(build, tmp_path):
         chosen = plan(opened, frames, members=8, lead=lead, context=4)
         assert (chosen.leads_per_chunk, chosen.members_per_batch) == (leads, 8)
         assert chosen.lead_chunks == -(-lead // leads)
+    wide = plan(opened, Wide(opened, ["vorticity"]), members=32, lead=100, context=4)
+    assert (wide.leads_per_chunk, wide.members_per_batch) == (32, 32)  # 64 MiB
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])

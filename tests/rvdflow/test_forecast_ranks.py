@@ -1,5 +1,6 @@
 """Forecasting in several processes: the same forecast as in one, stopped together, gone on with by any number."""
 
+import random
 import signal
 
 import numpy as np
@@ -61,6 +62,19 @@ def test_a_forecast_killed_under_some_ranks_goes_on_under_others(start_ranks, co
     assert "another process of this job has ended" in errors or sizes[0] == 1
     assert 4 <= store.progress(output)[0] < 18
     assert codes(start_ranks(sizes[1], *command(output, "--resume"))) == ([0] * sizes[1], "")
+    assert store.digest(output) == store.digest(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_rank_may_be_killed_at_any_moment(start_ranks, command, whole, tmp_path, seed):
+    output, moment = tmp_path / "f.zarr", random.Random(seed)
+    killed = [None, None]
+    killed[moment.randrange(2)] = (signal.SIGKILL, moment.randrange(2, 14, 2), 0.05 * moment.random())
+    found, _ = codes(start_ranks(2, *command(output, *PORTIONS.split()), signal=killed))
+    assert sorted(found) == [-signal.SIGKILL, 5]
+    assert 0 < store.progress(output)[0] < 18
+    assert codes(start_ranks(1, *command(output, "--resume"))) == ([0], "")
     assert store.digest(output) == store.digest(whole)
 
 
