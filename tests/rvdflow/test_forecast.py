@@ -194,12 +194,6 @@ def test_more_frames_than_there_are_is_refused(flow):
         plans(flow, context=10, lead=15)
 
 
-class Wide(Frames):
-    """Frames that say they have 128 x 128 pixels."""
-
-    height = width = property(lambda self: 128, lambda self, value: None)
-
-
 def test_long_roll_outs_are_chunked_along_lead_time(build, tmp_path):
     opened = store.open_dataset(build(tmp_path / "long.zarr", times=120))
     frames = Frames(opened, ["vorticity"])
@@ -207,7 +201,8 @@ def test_long_roll_outs_are_chunked_along_lead_time(build, tmp_path):
         chosen = plan(opened, frames, members=8, lead=lead, context=4)
         assert (chosen.leads_per_chunk, chosen.members_per_batch) == (leads, 8)
         assert chosen.lead_chunks == -(-lead // leads)
-    wide = plan(opened, Wide(opened, ["vorticity"]), members=32, lead=100, context=4)
+    frames.height = frames.width = 128
+    wide = plan(opened, frames, members=32, lead=100, context=4)
     assert (wide.leads_per_chunk, wide.members_per_batch) == (32, 32)  # 64 MiB
 
 
