@@ -1,5 +1,6 @@
 """A tiny study from end to end: its numbers, what is never done twice, what fails alone, what can be divided."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from lbm import dataset as store
 from lbm.errors import UsageError
 from rvdflow.cli import app
-from rvdflow.study import study
+from rvdflow.study import prepare, study
 from rvdflow.study_config import read_study
 from rvdflow.study_table import table
 
@@ -134,6 +135,7 @@ def whole(tmp_path_factory, flow):
 # ------------------------------------------------------------------ the numbers
 
 
+@functools.cache
 def plain_scores(flow, forecast):
     """{(trajectory, init time): fair CRPS, variance, squared error by lead} by double sums over fluid cells."""
     truth, drawn = store.open_dataset(flow, chunks=None), store.open_dataset(forecast, chunks=None)
@@ -214,13 +216,14 @@ def test_the_table_holds_what_double_sums_over_the_stores_give(whole, flow):
 def test_groups_are_scored_by_their_own_runs(whole, flow, tmp_path):
     folder, _ = whole
     numbers_of_runs = store.open_dataset(flow)["reynolds"].values
-    study(written(tmp_path, GROUPED), flow, folder, device="cpu", threads=1, quiet=True)  # the same forecasts
-    found = table(read_study(written(tmp_path, GROUPED)), [folder])
+    grouped = read_study(written(tmp_path, GROUPED))
+    prepare(grouped, flow, folder)  # the same forecasts
+    found = table(grouped, [folder])
     assert list(found.groups) == ["low", "high"]
     for group, (low, high) in {"low": (20, 29), "high": (30, 40)}.items():
         runs = np.flatnonzero((numbers_of_runs >= low) & (numbers_of_runs <= high))
         compare(found.of(group), *expected(flow, folder, set(runs.tolist())))
-    do(written(tmp_path), flow, folder)
+    prepare(read_study(written(tmp_path)), flow, folder)
 
 
 def test_a_group_without_runs_is_refused_with_the_numbers_there_are(flow, tmp_path):
