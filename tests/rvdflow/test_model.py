@@ -224,6 +224,30 @@ def test_frames_are_zero_inside_obstacles_and_clamped_where_the_settings_say_so(
     assert torch.equal(state.last, frame)
 
 
+def test_a_member_of_one_step_depends_on_its_map_and_on_its_vector_of_noise():
+    model = _model(ONE_STEP).eval()
+    outlook = model.encode(_clip(), _given(model)).outlook
+    noise = _noise(2)
+    pixels, vector, other = noise(), noise((16,)), noise((16,))
+    first = model.one_step(pixels, vector, outlook)
+    torch.testing.assert_close(model.draw(outlook, (same := _noise(2))(), same, model.config.sampler), first)
+    for changed in (model.one_step(pixels, other, outlook), model.one_step(noise(), vector, outlook)):
+        assert (changed - first).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_noise_with_a_memory_keeps_its_law_and_is_correlated_from_frame_to_frame():
+    model, clip = _model(SMALL).eval(), _clip(rows=40)
+    model.memory.fill_(0.6)
+    state, noise, starts = model.encode(clip, _given(model, 40)), _noise(40), []
+    for _ in range(3):
+        _, state = model.step(state, noise, SamplerConfig(steps=1))
+        starts.append(state.noise.flatten())
+    found, error = torch.corrcoef(torch.stack(starts)), 4 / len(starts[0]) ** 0.5  # four standard errors
+    assert found[0, 1].item() == pytest.approx(0.6, abs=error)
+    assert found[0, 2].item() == pytest.approx(0.36, abs=error)
+    assert starts[2].std().item() == pytest.approx(1, abs=error / 2**0.5)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @KINDS
 def test_any_number_of_channels(settings, channels):

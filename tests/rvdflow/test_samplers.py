@@ -201,6 +201,22 @@ def test_heun_has_no_large_first_step_where_levels_begin_at_tens_of_thousands(st
     assert (found - exact).abs().mean() < bound  # in units of the data; a slope averaged in sigma errs by thousands
 
 
+def test_dpmpp_on_uneven_levels_is_algorithm_2():
+    # Lu et al. (2022), for x = alpha y with alpha = 1 / sqrt(1 + sigma^2); h are the steps of lambda = ln(1 / sigma).
+    grid, denoise, start = [9.0, 2.0, 1.5, 0.3, 0.0], _denoiser("mixture"), _source(16)()
+    alpha = [1 / math.sqrt(1 + s**2) for s in grid]
+    h = [math.log(grid[i] / grid[i + 1]) for i in range(3)]
+    x, clean = start, []  # variance 1
+    for i in range(3):
+        clean.append(denoise(x / alpha[i], grid[i]))
+        r = h[i - 1] / h[i]
+        d = (1 + 1 / (2 * r)) * clean[i] - 1 / (2 * r) * clean[i - 1] if i else clean[0]
+        scale = (alpha[i + 1] * grid[i + 1]) / (alpha[i] * grid[i])
+        x = scale * x - alpha[i + 1] * (math.exp(-h[i]) - 1) * d
+    found = SAMPLERS["dpmpp"](denoise, lambda: start, grid, _config("dpmpp", 4))
+    torch.testing.assert_close(found, denoise(x / alpha[3], grid[3]))
+
+
 # ---------------------------------------------------------------- the law of what is drawn
 
 
