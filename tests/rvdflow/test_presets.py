@@ -99,3 +99,25 @@ def test_the_ablation_VD_is_a_matter_of_settings(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_valid_by_itself_and_in_a_run(name):
     assert RunConfig(preset=name).model == ModelConfig(**PRESETS[name])
+
+
+# Section 4 of the paper; the released training script. One rate falls linearly over a million steps, the other at once.
+RATES = {
+    "paper": {0: 5e-5, 500_000: 3.5e-5, 1_000_000: 2e-5},
+    "released": {0: 5e-5, 99_999: 5e-5, 100_008: 1e-5, 999_999: 1e-5},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_is_trained_as_published(name):
+    kind, size = name.split("-")
+    train = RunConfig(preset=name).train
+    assert (train.optimiser, train.weight_decay, train.gradient_clip) == ("adam", 0.0, None)
+    assert (train.steps, train.batch_size, train.warmup_steps) == (1_000_000, {"64": 8, "128": 4}[size], 0)
+    for step, rate in RATES[kind].items():
+        assert train.learning_rate_at(step / train.steps, step) == pytest.approx(rate)
+    averaged = train.ema_decay, train.ema_start, train.ema_every, train.forecast_weights
+    if kind == "released":  # 0.99 every 5 steps from 2000 on; the raw weights are tested
+        assert averaged == (0.99, 2000, 5, "last")
+    else:
+        assert (train.ema_decay, train.forecast_weights) == (0.0, "last")
