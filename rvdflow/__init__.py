@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 _HOME = {
     "load": "rvdflow.residual_forecaster",
     "Forecaster": "rvdflow.forecaster",
+    "Seen": "rvdflow.forecaster",
     "Climatology": "rvdflow.baselines",
     "Persistence": "rvdflow.baselines",
     "ResidualVideoDiffusion": "rvdflow.model",
 }
-__all__ = ["Climatology", "Forecaster", "Persistence", "ResidualVideoDiffusion", "load"]
+__all__ = ["Climatology", "Forecaster", "Persistence", "ResidualVideoDiffusion", "Seen", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,8 @@ from rvdflow.model import ResidualVideoDiffusion
 from rvdflow.networks import Given
 from rvdflow.validate import roll_outs
 
+INFLATIONS = (0.5, 3.0)  # no scale beyond these: such a model needs training, not calibration
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -36,7 +38,7 @@ class Calibration:
     @property
     def departure(self) -> float:
         """The largest |ln ratio| over lead times."""
-        return max(abs(math.log(max(ratio, 1e-6))) for ratio in self.spread_skill)
+        return max(abs(math.log(ratio)) for ratio in self.spread_skill)
 
 
 def calibrate(
@@ -44,20 +46,10 @@ def calibrate(
 ) -> Calibration:
     """Set `model.inflation` and `model.memory` from validation clips frames (case, time, channel, y, x), normalised.
 
-    For each memory in `config.memories` the inflation is found in a few corrections, as the ratio grows almost in
-    proportion to it; that of the smallest departure is kept.
+    The ratio grows almost in proportion to the inflation. So one roll-out for each memory in `config.memories` says
+    how evenly it would spread over lead times were its scale right; the most even is kept, and its inflation corrected
+    until the smallest and the largest ratio lie equally far from one.
     """
-    found = [_inflate(model, frames, given, config, memory, seed) for memory in config.memories]
-    best = min(found, key=lambda one: one.departure)
-    model.inflation.fill_(best.inflation)
-    model.memory.fill_(best.memory)
-    return best
-
-
-def _inflate(
-    model: ResidualVideoDiffusion, frames: Tensor, given: Given, config: CalibrationConfig, memory: float, seed: int
-) -> Calibration:
-    """The inflation that goes with a memory: smallest and largest ratio lie equally far, as factors, from one."""
 
     def ratios() -> Tensor:
         scores = roll_outs(
@@ -69,10 +61,18 @@ def _inflate(
             sampler=model.config.sampler,
             seed=seed,
         )
-        return scores.spread_skill
+        return scores.spread_skill.clamp(min=1e-6)
 
+    uneven = {}
+    for memory in config.memories:
+        model.memory.fill_(memory)
+        now = ratios()
+        uneven[memory] = float(now.max() / now.min())
+        # The next memory starts from about the right scale.
+        model.inflation.div_((now.min() * now.max()).sqrt()).clamp_(*INFLATIONS)
+    memory = min(uneven, key=uneven.__getitem__)
     model.memory.fill_(memory)
     for _ in range(config.rounds):
         now = ratios()
-        model.inflation.div_((now.min() * now.max()).sqrt()).clamp_(0.5, 3.0)
+        model.inflation.div_((now.min() * now.max()).sqrt()).clamp_(*INFLATIONS)
     return Calibration(float(model.inflation), memory, ratios().tolist())

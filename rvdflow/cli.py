@@ -38,7 +38,8 @@ def train(
     data: DataPath,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default: runs/PRESET-N.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="small, paper-64, paper-128; default: by frame size and device.")
+        str | None,
+        typer.Option(help="small, modern, one-step, modern-one-step, paper-64, released-64, ...; default: by device."),
     ] = None,
     config: Config = None,
     sets: Sets = None,
@@ -119,7 +120,7 @@ def _run_config(
             name = stored.preset
         else:
             frames = open_dataset(data, chunks=None).sizes
-            name = choose_preset(frames.get("y", 0), frames.get("x", 0), choose_device(device).type)
+            name = choose_preset(choose_device(device).type)
             say(f"preset: {name} ({frames.get('y')} x {frames.get('x')} frames)", quiet=quiet)
         settings = resolve(RunConfig, file=file, sets=sets, flags={**flags, "preset": name})
     return settings

@@ -26,7 +26,7 @@ class SamplerConfig(Settings):
         "even", description="levels: evenly spaced steps n of the cosine schedule, or sigma^(1/rho) evenly spaced"
     )
     rho: float = Field(7.0, gt=0, description="bend of the karras spacing")
-    sigma_max: float = Field(80.0, gt=0, description="first level, where levels are continuous")
+    sigma_max: float = Field(20.0, gt=0, description="first level, where levels are continuous")
     sigma_min: float = Field(0.02, gt=0, description="last level but zero, where levels are continuous")
     stop: float = Field(0.4, gt=0, description="level at which truncated sampling takes the posterior mean")
     churn: float = Field(0.0, ge=0, description="noise put back before each step of heun, as a fraction of sigma")
@@ -68,7 +68,7 @@ class ModelConfig(Settings):
         "compact", description="one shared pyramid, or the three networks of the paper"
     )
     width: int = Field(32, ge=4, le=512, description="base width d")
-    multipliers: Widths = Field((1, 2, 2), description="denoiser and context widths, in units of d")
+    multipliers: Widths = Field((1, 2, 4), description="denoiser and context widths, in units of d")
     mean_multipliers: Widths = Field((1, 2, 2, 4), description="mean predictor widths (published architecture)")
     patch: int = Field(2, ge=1, le=8, description="pixels folded into channels at the input (compact)")
     recurrent_from: int = Field(1, ge=0, description="first pyramid level with a ConvGRU (compact)")
@@ -98,7 +98,7 @@ class ModelConfig(Settings):
 
     # Diffusion
     levels: Literal["discrete", "continuous"] = Field(
-        "discrete", description="noise levels: N steps of the cosine schedule, or any sigma, log-normally drawn"
+        "continuous", description="noise levels: N steps of the cosine schedule, or any sigma, log-normally drawn"
     )
     diffusion_steps: int = Field(1000, ge=2, le=100_000, description="N, where levels are discrete")
     log_sigma_mean: float = Field(-0.4, description="mean of ln sigma in training, where levels are continuous")
@@ -122,7 +122,7 @@ class ModelConfig(Settings):
     rollout_from: float = Field(0.5, ge=0, le=1, description="part of the training after which members do so")
 
     # Clips
-    context_noise: float = Field(0.15, ge=0, description="largest noise put on context frames in training; level given")
+    context_noise: float = Field(0.05, ge=0, description="largest noise put on context frames in training; level given")
     context_frames: int = Field(2, ge=1, description="frames at the start of a training clip that carry no loss")
     clip_frames: int = Field(7, ge=2, description="frames of a training clip")
 
@@ -139,8 +139,10 @@ class ModelConfig(Settings):
         shortest = self.context_frames + max(self.unroll, self.rollout if self.objective == "crps" else 1)
         if self.clip_frames < shortest:
             raise ValueError(f"unroll or rollout need clip_frames of at least {shortest}, got {self.clip_frames}")
-        if self.mean == "zero" and (self.mean_first or self.unroll > 1):
-            raise ValueError("mean_first and unroll train the mean: with mean = zero there is none")
+        if self.mean == "zero" and (self.mean_first or self.unroll > 1 or self.mean_loss):
+            raise ValueError("mean_loss, mean_first and unroll train the mean: with mean = zero set them to 0, 0 and 1")
+        if self.objective == "crps" and self.unroll > 1:
+            raise ValueError("unroll rolls out the mean of the diffusion: with objective = crps use rollout")
         if self.mean_first and self.mean_gradient:
             raise ValueError("mean_first freezes the mean, mean_gradient trains it with the diffusion: choose one")
         if self.levels == "continuous" and self.prediction == "noise":
@@ -154,6 +156,7 @@ class ModelConfig(Settings):
 
 _PAPER: dict[str, Any] = {
     "architecture": "published",
+    "levels": "discrete",
     "normalisation": "minmax",
     "clamp": True,
     "masked_loss": False,
@@ -177,8 +180,15 @@ _SIZES: dict[str, dict[str, Any]] = {
     "128": {"width": 64, "multipliers": (1, 1, 2, 2, 4, 4), "mean_multipliers": (1, 2, 3, 4)},
 }
 
+# The two modern forms, for CPUs and small frames, and (of larger networks) for GPUs.
+_ONE_STEP: dict[str, Any] = {"objective": "crps"}
+_LARGE: dict[str, Any] = {"width": 64, "multipliers": (1, 2, 4, 4)}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {},
+    "one-step": _ONE_STEP,
+    "modern": _LARGE,
+    "modern-one-step": {**_LARGE, **_ONE_STEP},
     **{f"paper-{size}": {**_PAPER, **widths} for size, widths in _SIZES.items()},
     **{f"released-{size}": {**_RELEASED, **widths} for size, widths in _SIZES.items()},
 }

@@ -105,10 +105,10 @@ def sigma_at(position: float) -> float:
 
 def cosine_schedule(steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
     """abar_n = f(n)/f(0), f(n) = cos^2((n/N + s)/(1 + s) pi/2), each beta_n = 1 - abar_n/abar_{n-1} capped."""
-    n = torch.arange(steps + 1, dtype=torch.float64) / steps
+    n = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps  # also where a network is only described
     f = torch.cos((n + offset) / (1 + offset) * math.pi / 2).square()
     beta = (1 - f[1:] / f[:-1]).clamp(max=max_beta)
-    return Schedule(torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - beta, 0)]))
+    return Schedule(torch.cat([torch.ones_like(beta[:1]), torch.cumprod(1 - beta, 0)]))
 
 
 def add_noise(clean: Tensor, noise: Tensor, level: Level) -> Tensor:

@@ -56,6 +56,7 @@ class ResidualVideoDiffusion(nn.Module):
             if config.levels == "discrete"
             else Continuum(config.log_sigma_mean, config.log_sigma_deviation)
         )
+        sigmas(self.levels, config.sampler)  # ValueError here, not after the training
         networks = PublishedNetworks if config.architecture == "published" else CompactNetworks
         self.networks = networks(config, channels)
         coarsening = self.networks.coarsening

@@ -20,14 +20,23 @@ ROUNDS = 5
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """About U V^T of the singular value decomposition of `matrix` (rows, columns): singular values of .7 to 1.2."""
-    a, b, c = QUINTIC
+    """About U V^T of the singular value decomposition of `matrix` (rows, columns): singular values of .7 to 1.2.
+
+    Each round multiplies from the side of the shorter dimension by a polynomial of the Gram matrix, so all of them are
+    taken in that small square and the long matrix is multiplied once, by their product.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
     x = x / x.norm().clamp(min=1e-20)
+    gram = x @ x.mT
+    factor = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    a, b, c = QUINTIC
     for _ in range(ROUNDS):
-        square = x @ x.mT
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        factor = polynomial @ factor
+        gram = polynomial @ gram @ polynomial
+    x = factor @ x
     return x.mT if tall else x
 
 

@@ -165,6 +165,8 @@ def crps_loss(model: ResidualVideoDiffusion, frames: Tensor, given: Given, progr
         noise = draws.normal(count * m, *shape).flatten(0, 1)
         vector = draws.normal(count * m, width).flatten(0, 1) if (width := model.networks.noise_width) else None
         drawn = outlook.mean + model.sigma * model.one_step(noise, vector, outlook)
+        if c.clamp:
+            drawn = drawn.clamp(-1, 1)
         if fluid is not None:
             drawn = drawn * fluid.repeat_interleave(m, 0)
         members = drawn.unflatten(0, (-1, m)).transpose(0, 1)

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lbm.errors import DataError, NumericalError, UsageError
 from rvdflow.layers import ConvGRU, LinearAttention, ResBlock
+from rvdflow.muon import Muon
 from rvdflow.networks import Batch
 from rvdflow.noise import Draws, torch_generator
 from rvdflow.ranks import Ranks
@@ -54,10 +55,8 @@ class Optimiser:
         if config.compile:
             for network in self.model.networks.children():
                 network.compile()
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
-        self.optimiser = kind(
-            model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-        )
+        self.optimisers = _optimisers(model, config)
+        self.rates = [optimiser.defaults["lr"] for optimiser in self.optimisers]
         self.step = self.skipped = self.bad_in_a_row = 0
 
     @property
@@ -72,14 +71,16 @@ class Optimiser:
         Returns the losses of the whole batch and the norm of its gradient.
         """
         rate = self.config.learning_rate_at(progress, self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser, full in zip(self.optimisers, self.rates, strict=True):
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = full * (rate / self.config.learning_rate)
         losses, residual_square = self._gradient(batch, progress)
         norm = self._clip_gradient()
         finite = bool(torch.stack([norm, losses["loss"], residual_square.sum()]).isfinite().all())
         if finite:
-            self.optimiser.step()
+            for optimiser in self.optimisers:
+                optimiser.step()
             self.model.follow(residual_square, self.step)
             self._update_average()
             self.bad_in_a_row = 0
@@ -160,7 +161,7 @@ class Optimiser:
             "weights": raw if self.config.forecast_weights == "last" else self.average.state_dict(),
             "average_weights": self.average.state_dict(),
             "raw_weights": raw,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
         return numbers, tensors
 
@@ -171,11 +172,26 @@ class Optimiser:
             self.bad_in_a_row = int(numbers["bad_in_a_row"])
             self.average.load_state_dict(tensors["average_weights"])
             self.model.load_state_dict(tensors["raw_weights"])
-            self.optimiser.load_state_dict(tensors["optimiser"])
+            for optimiser, state in zip(self.optimisers, tensors["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
         except Exception as error:
             raise DataError(
                 f"the training state does not fit the network ({' '.join(str(error).split())[:200]})"
             ) from error
+
+
+def _optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """What moves the weights: one optimiser, or muon for the convolutions inside and adamw for all else."""
+    parameters = dict(model.named_parameters())
+    inner = [name for name, weight in parameters.items() if weight.ndim == 4 and "head" not in name]
+    adam = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay
+    }  # fmt: skip
+    if config.optimiser != "muon" or not inner:
+        return [adam(parameters.values(), **settings)]
+    rest = [weight for name, weight in parameters.items() if name not in inner]
+    return [Muon([parameters[name] for name in inner], lr=config.muon_rate), adam(rest, **settings)]
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:

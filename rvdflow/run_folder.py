@@ -38,6 +38,8 @@ def _begin(folder: Path, data: Path, config: RunConfig | None) -> RunConfig:
     for pattern in ("*.pt", "*.pt.sha256", "*.tmp"):
         for old in checkpoints.glob(pattern):
             old.unlink()
+    for old in (folder / "tensorboard").glob("events.out.tfevents.*"):
+        old.unlink()
     for name in ("log.csv", "log.jsonl", "latest"):
         (folder / name).unlink(missing_ok=True)
     checkpoints.mkdir(parents=True, exist_ok=True)

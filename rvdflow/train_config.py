@@ -28,11 +28,11 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(2000, ge=1, le=10**8, description="gradient steps; where minutes are given they count instead")
+    steps: int = Field(4000, ge=1, le=10**8, description="gradient steps; where minutes are given they count instead")
     minutes: float | None = Field(
         None, gt=0, le=10**6, description="time to train, validations and checkpoints included; None: as many as steps"
     )
-    batch_size: int = Field(8, ge=1, le=4096, description="clips per step, over all processes")
+    batch_size: int = Field(4, ge=1, le=4096, description="clips per step, over all processes")
     accumulate: int = Field(
         1, ge=1, le=4096, description="parts in which each process takes its clips: less memory, the same step"
     )
@@ -53,8 +53,11 @@ class TrainConfig(BaseModel):
         False, description="compute the insides of blocks again for the gradient instead of keeping them"
     )
 
-    optimiser: Literal["adam", "adamw"] = "adamw"
-    learning_rate: float = Field(2e-3, gt=0, le=1)
+    optimiser: Literal["adam", "adamw", "muon"] = Field(
+        "muon", description="muon: orthogonalised momentum for convolutions, adamw for the rest (rvdflow.muon)"
+    )
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="of adam and adamw")
+    muon_rate: float = Field(0.02, gt=0, le=1, description="of muon, scaled by the same schedule")
     final_learning_rate: float = Field(0.0, ge=0, le=1, description="where a falling schedule ends")
     schedule: Literal["constant", "cosine", "linear", "drop"] = Field(
         "cosine", description="linear: as in the paper; drop: at drop_step, as in its released code"
@@ -63,10 +66,10 @@ class TrainConfig(BaseModel):
     drop_step: int = Field(100_000, ge=0, description="step from which the rate falls, for schedule = drop")
     drop_over: int = Field(8, ge=1, description="steps in which it falls, by the same factor in each")
     weight_decay: float = Field(1e-3, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.99)
     gradient_clip: float | None = Field(1.0, gt=0, description="largest norm of the gradient; None: no limit")
 
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="of the averaged weights; 0: the raw ones")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the averaged weights; 0: the raw ones")
     ema_warmup: float = Field(20.0, ge=0, description="decay at update k is at most k / (k + ema_warmup)")
     ema_start: int = Field(0, ge=0, description="steps before the average begins to differ from the weights")
     ema_every: int = Field(1, ge=1, description="steps between updates of the average")
@@ -121,6 +124,7 @@ class TrainConfig(BaseModel):
 _PUBLISHED: dict[str, Any] = {
     "optimiser": "adam",
     "weight_decay": 0.0,
+    "betas": (0.9, 0.999),
     "learning_rate": 5e-5,
     "warmup_steps": 0,
     "gradient_clip": None,
@@ -142,8 +146,12 @@ _RELEASED = {
     "ema_every": 5,
 }
 _BATCH = {"64": 8, "128": 4}
+_LARGE: dict[str, Any] = {"batch_size": 16, "steps": 50_000, "ema_decay": 0.999, "checkpoint_every": 1000}
 TRAIN_PRESETS: dict[str, dict[str, Any]] = {
     "small": {},
+    "one-step": {},
+    "modern": _LARGE,
+    "modern-one-step": _LARGE,
     **{f"paper-{size}": {**_PAPER, "batch_size": batch} for size, batch in _BATCH.items()},
     **{f"released-{size}": {**_RELEASED, "batch_size": batch} for size, batch in _BATCH.items()},
 }
@@ -189,8 +197,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def choose_preset(height: int, width: int, device: str) -> str:
-    """The preset for frames of this size on this device: the published networks need a GPU."""
-    if device == "cpu" or max(height, width) < 64:
-        return "small"
-    return "paper-128" if max(height, width) >= 128 else "paper-64"
+def choose_preset(device: str) -> str:
+    """The preset where none is asked for: the residual diffusion, of a size for this kind of device."""
+    return "small" if device == "cpu" else "modern"

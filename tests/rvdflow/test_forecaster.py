@@ -213,7 +213,7 @@ def test_the_mean_wears_residuals_of_validation_runs(flow):
 
 def test_without_a_mean_there_is_none_to_forecast():
     with pytest.raises(UsageError, match="mean = zero"):
-        network(mean="zero").mean()
+        network(mean="zero", mean_loss=0.0).mean()
 
 
 # ------------------------------------------------------------------ samplers

@@ -205,8 +205,14 @@ def test_resblock_needs_the_vector_it_was_built_for():
 
 # ---------------------------------------------------------------- one training step from Eq. 9
 
-TINY = {"width": 8, "multipliers": (1, 2), "mean_multipliers": (1, 2, 2), "diffusion_steps": 50}
-VD = {"mean": "zero", "residual_scale": "fixed", "sigma": 1.0}
+TINY = {
+    "width": 8,
+    "multipliers": (1, 2),
+    "mean_multipliers": (1, 2, 2),
+    "diffusion_steps": 50,
+    "sampler": {"steps": 50},
+}
+VD = {"mean": "zero", "mean_loss": 0.0, "residual_scale": "fixed", "sigma": 1.0}
 CASES = {
     "paper, 2+6 frames": ("paper-64", {}),
     "paper, 2+3 frames": ("paper-128", {"clip_frames": 5}),

@@ -59,7 +59,7 @@ def test_published_average_starts_late_and_moves_every_fifth_step():
 def test_the_gradient_norm_is_clipped_and_its_true_size_reported():
     torch_step = []
     optimiser = Optimiser(Toy(slope=50.0), settings(gradient_clip=1.0), CPU)
-    optimiser.optimiser.register_step_pre_hook(lambda *_: torch_step.append(optimiser.model.p.grad.norm().item()))
+    optimiser.optimisers[0].register_step_pre_hook(lambda *_: torch_step.append(optimiser.model.p.grad.norm().item()))
     assert optimiser.advance(NOTHING, 0.0)["gradient_norm"] == pytest.approx(100)  # 50 * sqrt(4)
     assert torch_step == [pytest.approx(1, rel=1e-4)]
 

@@ -91,7 +91,9 @@ def test_a_preset_has_the_published_number_of_parameters(name, channels):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_ablation_VD_is_a_matter_of_settings(name):
-    config = RunConfig(preset=name, model={"mean": "zero", "residual_scale": "fixed", "sigma": 1.0}).model
+    config = RunConfig(
+        preset=name, model={"mean": "zero", "mean_loss": 0.0, "residual_scale": "fixed", "sigma": 1.0}
+    ).model
     assert (config.mean, config.sigma, config.residual_scale) == ("zero", 1.0, "fixed")
     assert config.loss == DIFFERENT[name.split("-")[0]]["loss"]  # and nothing else changes
 

@@ -52,7 +52,8 @@ def test_public_names_are_found_when_asked_for():
         ("forecast", "--init-times --cases --sampler --steps --seed --device --threads --members-per-batch"),
         ("forecast", "--cases-per-batch --resume --overwrite --dry-run --quiet --json --debug"),
         ("verify", "--truth --reference --output --report --variable --overwrite --quiet --json --debug"),
-        ("info", "--check --json --debug"),
+        ("info", "--curves --by --overwrite --check --json --debug"),
+        ("export", "--output --overwrite --quiet --debug"),
         ("demo", "--output --quick --overwrite --debug"),
     ],
 )
@@ -93,7 +94,7 @@ def test_required_options_alone_train_and_forecast(command, flow, tmp_path):
 
     code, output, errors = command("forecast", "--data", flow, "--lead", 4, "--ensemble", 3, "--threads", 1)
     assert (code, errors) == (0, "")
-    assert "checkpoint: runs/small-2/checkpoints/final.pt (the newest)" in output
+    assert "checkpoint: runs/small-2/checkpoints/best.pt (the newest)" in output
     attrs = store.read_attributes(tmp_path / "forecast.zarr")
     assert attrs["checkpoint_sha256"] == checkpoint.read(tmp_path / result["checkpoint"]).sha256
     for method in ("persistence", "climatology"):
@@ -119,7 +120,7 @@ def test_settings_are_taken_from_defaults_then_preset_then_file_then_command_lin
     shown = json.loads(output)
     model, train = shown["config"]["model"], shown["config"]["train"]
     assert (model["width"], model["sigma"], model["diffusion_steps"]) == (8, 1.5, 1600)
-    assert (train["steps"], train["seed"], train["learning_rate"], train["ema_decay"]) == (9, 5, 5e-5, 0.99)
+    assert (train["steps"], train["seed"], train["learning_rate"], train["ema_decay"]) == (9, 5, 5e-5, 0.0)
     assert {"memory", "disk", "parameters", "hours_on_this_cpu_at_most"} <= shown["estimate"].keys()
     assert not (tmp_path / "runs").exists()
 
@@ -213,5 +214,5 @@ def test_a_damaged_checkpoint_is_refused_by_every_command(command, flow, tiny, t
     ):
         code, _, errors = command(*arguments)
         assert code == 4
-        assert "final.pt: damaged, its SHA-256 is" in errors
+        assert "best.pt: damaged, its SHA-256 is" in errors
         assert "step-000001.pt" in errors  # which one to use instead

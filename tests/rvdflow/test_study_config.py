@@ -74,7 +74,7 @@ REFUSED = {
     "own budget": (HEAD + CELL + "set.train.steps = 9\n", "train.steps is the same for every cell"),
     "own seed": (HEAD + "[base.train]\nseed = 1\n" + CELL, "base: train.seed is the same for every cell"),
     "same name": (HEAD + CELL + CELL, "two cells are called base"),
-    "same settings": (HEAD + CELL + "[[cell]]\nname = 'b'\nset.train.batch_size = 8\n", "equal those of base"),
+    "same settings": (HEAD + CELL + "[[cell]]\nname = 'b'\nset.train.batch_size = 4\n", "equal those of base"),
     "no such weights": (HEAD + CELL + "[[cell]]\nname = 'b'\nweights = 'c'\nsampler = {steps = 2}\n", "not a trained"),
     "weights alone": (HEAD + CELL + "[[cell]]\nname = 'b'\nweights = 'base'\n", "give a sampler, or method"),
     "sampler alone": (HEAD + CELL + "sampler = {steps = 2}\n", "sampler needs weights"),
@@ -92,7 +92,9 @@ REFUSED = {
         "cell b: base draws a frame in one step",
     ),
     "no mean": (
-        HEAD + CELL + "set.model.mean = 'zero'\n[[cell]]\nname = 'b'\nweights = 'base'\nmethod = 'mean'\n",
+        HEAD
+        + CELL
+        + "set.model = {mean = 'zero', mean_loss = 0}\n[[cell]]\nname = 'b'\nweights = 'base'\nmethod = 'mean'\n",
         "cell b: base has mean = zero",
     ),
 }  # fmt: skip
