@@ -54,14 +54,14 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, group)
+                    self._move(weight, weight.grad, group)
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        mean = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-        ahead = torch.lerp(weight.grad, mean, group["momentum"])
+        mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        ahead = torch.lerp(gradient, mean, group["momentum"])
         update = orthogonalised(ahead.reshape(len(weight), -1))
         # The same size of step for each output, whatever the number of inputs.
         scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Given(NamedTuple):
@@ -44,10 +44,17 @@ class Outlook(NamedTuple):
 
 
 class Networks(Protocol):
-    """A mean predictor, a context encoder and a denoiser, shared or apart."""
+    """A mean predictor, a context encoder and a denoiser, shared or apart.
+
+    Frames must divide by `coarsening`; a one-step member takes a vector of `noise_width` numbers; all that the mean
+    depends on is in `predictor`.
+    """
 
     coarsening: int
     noise_width: int
+
+    @property
+    def predictor(self) -> nn.Module: ...
 
     def look(
         self, frames: Tensor, previous: Tensor, level: Tensor, given: Given, state: Any, *, skip: int

@@ -53,7 +53,8 @@ class Optimiser:
         if config.checkpoint_activations:
             _forget_insides(model)
         if config.compile:
-            for network in self.model.networks.children():
+            networks: Any = self.model.networks
+            for network in networks.children():
                 network.compile()
         self.optimisers = _optimisers(model, config)
         self.rates = [optimiser.defaults["lr"] for optimiser in self.optimisers]
@@ -207,4 +208,4 @@ def _forget_insides(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, ResBlock | ConvGRU | LinearAttention):
             again = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
-            module.forward = again
+            module.forward = again  # type: ignore[method-assign]
