@@ -9,7 +9,7 @@ from pathlib import Path
 
 def main() -> int:
     here, failed = Path(__file__).resolve().parent, []
-    for script in [*sorted(here.glob("*_speed.py")), here / "scores_peers.py"]:
+    for script in [*sorted(here.glob("*_speed.py")), here / "scores_peers.py", here / "sampling_cost.py"]:
         print(f"\n== {script.name}", flush=True)
         if subprocess.run([sys.executable, str(script)]).returncode:
             failed.append(script.name)

@@ -18,7 +18,15 @@ JUDGED = 3  # judged methods that get sentences of their own
 RANKED = 3  # more methods than this are also ranked in one sentence
 STAMP = (  # the first rows of the protocol, where a forecast says them; whatever else it says comes after
     *("members", "deterministic", "seed", "context", "sampler", "sampler_steps", "preset", "parameters"),
-    *("training_steps", "weights", "residual_inflation", "checkpoint", "checkpoint_sha256"),
+    *(
+        "training_steps",
+        "weights",
+        "residual_inflation",
+        "noise_memory",
+        "objective",
+        "checkpoint",
+        "checkpoint_sha256",
+    ),
     *("training_dataset_sha256", "dataset_sha256"),
     *("versions", "git_commit"),
 )

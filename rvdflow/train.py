@@ -66,7 +66,7 @@ def train(
         settled = ranks.alone(claim)
         final = folder / "checkpoints" / "final.pt"
         if resume and final.is_file():
-            checkpoint.read(final)
+            checkpoint.read(checkpoint.find(folder))
             say(f"{folder}: training is complete already", quiet=quiet)
         else:
             run = Run(data, folder, settled, device=chosen_device, threads=threads, ranks=ranks, clock=clock)

@@ -74,7 +74,13 @@ def _tiny(**train: object) -> RunConfig:
     return RunConfig.model_validate(
         {
             "preset": "small",
-            "model": {"width": 4, "multipliers": (1, 2), "diffusion_steps": 50, "sampler": {"steps": 2}},
+            "model": {
+                "width": 4,
+                "multipliers": (1, 2),
+                "levels": "discrete",
+                "diffusion_steps": 50,
+                "sampler": {"steps": 2},
+            },
             "train": {**settings, **train},
             "validation": {"cases": 2, "members": 2, "context": 3, "lead": 3, "clips": 4},
             "calibration": {"cases": 2, "members": 2, "context": 3, "lead": 4},

@@ -151,7 +151,7 @@ def test_info_tells_runs_checkpoints_and_stores(command, flow, trained):
 
 MISTAKES = [
     ("train", "--data missing.zarr", 4, "missing.zarr"),
-    ("train", "--data {flow} --preset huge", 2, "preset 'huge' is not known: choose one of small, paper-64"),
+    ("train", "--data {flow} --preset huge", 2, "preset 'huge' is not known: choose one of small, one-step, modern"),
     ("train", "--data {flow} --set train.stps=3", 2, "'train.stps'; did you mean 'train.steps'"),
     ("train", "--data {flow} --steps -5", 2, "--steps: got -5"),
     ("train", "--data {flow} --config none.toml", 2, "none.toml"),

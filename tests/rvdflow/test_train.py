@@ -261,7 +261,7 @@ def test_presets_fill_in_what_is_not_given_and_given_values_win():
     assert (config.train.steps, config.train.learning_rate, config.train.schedule) == (5, 5e-5, "linear")
     assert (config.model.sigma, config.model.width, config.model.diffusion_steps) == (1.0, 48, 1600)
     assert RunConfig.model_validate(config.model_dump()) == config
-    with pytest.raises(ValueError, match="preset 'huge' is not known: choose one of small, paper-64"):
+    with pytest.raises(ValueError, match="preset 'huge' is not known: choose one of small, one-step, modern"):
         RunConfig.model_validate({"preset": "huge"})
 
 
