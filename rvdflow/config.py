@@ -42,9 +42,9 @@ class CalibrationConfig(Settings):
     members: int = Field(4, ge=2, description="members per case")
     context: int = Field(4, ge=1, description="context frames")
     lead: int = Field(16, ge=1, description="frames forecast")
-    rounds: int = Field(2, ge=1, description="corrections of the inflation")
+    rounds: int = Field(1, ge=1, description="corrections of the inflation")
     memories: tuple[float, ...] = Field(
-        (0.0, 0.5, 0.8, 0.9), min_length=1, description="correlations of noise from frame to frame that are tried"
+        (0.0, 0.5, 0.8), min_length=1, description="correlations of noise from frame to frame that are tried"
     )
 
     @model_validator(mode="after")

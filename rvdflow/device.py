@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from lbm.errors import UsageError
@@ -30,15 +33,26 @@ def choose_threads(threads: int | None = None) -> int:
     Default: the cores this process may use, divided among the processes that torchrun started on this machine.
 
     Results are equal to the bit only for equal numbers of threads, because sums are then split alike.
-
-    Numbers too small for full precision are taken as zero from here on, in this thread and those it starts: gates that
-    are shut leave gradients of 1e-40, on which a processor computes many times slower than on others.
     """
     if threads is None:
         threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if threads < 1:
         raise UsageError(f"--threads {threads}: at least 1")
-    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     return threads
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Take numbers too small for full precision as zero, in this thread and in those that it starts meanwhile.
+
+    Gates that are shut leave gradients of 1e-40, on which a processor computes many times slower than on others. The
+    caller's arithmetic is as it was afterwards.
+    """
+    kept = bool(np.float32(1e-40) * np.float32(1.0) > 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(not kept)

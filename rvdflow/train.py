@@ -22,7 +22,7 @@ from lbm.console import Stop, progress, say
 from rvdflow import checkpoint
 from rvdflow import ranks as processes
 from rvdflow.budget import Clock
-from rvdflow.device import choose_device, choose_threads
+from rvdflow.device import choose_device, choose_threads, denormals_as_zero
 from rvdflow.ranks import Ranks
 from rvdflow.run import Run
 from rvdflow.run_folder import prepare_folder
@@ -32,6 +32,7 @@ from rvdflow.windows import clips
 OnStep = Callable[[Run], None]
 
 
+@denormals_as_zero()  # before any thread of torch's is there, which inherits it
 def train(
     data: Path,
     folder: Path,

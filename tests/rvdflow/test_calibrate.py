@@ -38,7 +38,7 @@ def _walks(memory=0.0):
 
 
 def _config(*memories):
-    return CalibrationConfig(members=8, context=2, lead=LEADS, memories=memories)
+    return CalibrationConfig(members=8, context=2, lead=LEADS, memories=memories, rounds=2)
 
 
 def test_a_forecaster_that_knows_the_law_has_ratio_one():
