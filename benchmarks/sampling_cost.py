@@ -1,6 +1,6 @@
 """What a forecast of 32 members x 16 frames costs: the published model with 1600 calls, the modern presets with a few.
 
-    python benchmarks/sampling_cost.py [--size 64] [--members 32] [--device cpu] [-o benchmarks/results/...]
+    python benchmarks/sampling_cost.py [--size 64] [--members 32] [--device cuda --bfloat16 --compile]
 
 Same machine, same run, same members; rounds are interleaved, so that a busy moment hits everybody. A frame of the
 published model is not drawn in full: its 1600 calls are alike, so a few (--calls) are timed and scaled, together with
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from rvdflow.build import compile_networks
 from rvdflow.config import SamplerConfig
 from rvdflow.device import choose_device, choose_threads
 from rvdflow.model import ResidualVideoDiffusion
@@ -32,11 +33,14 @@ LEAD = 16
 OTHERS = ("small", "modern", "one-step")
 
 
-def build(preset: str, size: int, device: torch.device) -> ResidualVideoDiffusion:
+def build(preset: str, size: int, device: torch.device, compiled: bool) -> ResidualVideoDiffusion:
     """An untrained model for square frames of one channel."""
     config = RunConfig.model_validate({"preset": preset}).model
     torch.manual_seed(0)
-    return ResidualVideoDiffusion(config, channels=1, height=size, width=size).to(device).eval()
+    model = ResidualVideoDiffusion(config, channels=1, height=size, width=size).to(device).eval()
+    if compiled:
+        compile_networks(model)
+    return model
 
 
 def seconds_per_frame(
@@ -87,19 +91,24 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=4, help="calls of the published denoiser that are timed")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--bfloat16", action="store_true", help="the networks compute in bfloat16, all of them")
+    parser.add_argument("--compile", action="store_true", help="all networks are compiled first")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     device = choose_device(options.device)
     threads = choose_threads()
     jobs, models = {}, {}
     for preset in (f"paper-{options.size}", *OTHERS):
-        models[preset] = build(preset, options.size, device)
+        models[preset] = build(preset, options.size, device, options.compile)
         calls = options.calls if preset.startswith("paper") else None
         jobs[preset] = seconds_per_frame(models[preset], options.members, calls, device)
     rounds: dict[str, list[float]] = {name: [] for name in jobs}
-    for _ in range(options.rounds):
-        for name, job in jobs.items():
-            rounds[name].append(job())
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.bfloat16):
+        for job in jobs.values() if options.compile or device.type == "cuda" else ():
+            job()  # what is compiled, and tried out, when it is first called
+        for _ in range(options.rounds):
+            for name, job in jobs.items():
+                rounds[name].append(job())
     paper = f"paper-{options.size}"
     rows: dict[str, Any] = {}
     for name, model in models.items():
@@ -116,7 +125,8 @@ def main() -> None:
         "benchmark": "sampling_cost", "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": threads, "torch": torch.__version__, "frames": f"{options.size} x {options.size}",
-        "members": options.members, "lead": LEAD, "presets": rows,
+        "members": options.members, "lead": LEAD, "precision": "bfloat16" if options.bfloat16 else "float32",
+        "compiled": options.compile, "presets": rows,
     }  # fmt: skip
     print(f"{options.members} members x {LEAD} frames of {options.size} x {options.size} on {report['device']}")
     print("| preset | calls a frame | parameters | time | against the published model |\n|---|---|---|---|---|")

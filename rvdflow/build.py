@@ -41,3 +41,9 @@ def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return ResidualVideoDiffusion(config.model, **shape)
+
+
+def compile_networks(model: Any) -> None:
+    """Have torch compile each network of a model when it is first called."""
+    for network in model.networks.children():
+        network.compile()

@@ -162,6 +162,8 @@ def forecast(
     seed: Seed = None,
     device: Device = "auto",
     threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="Of the networks: float32, or bfloat16 (for GPUs).")] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Have torch compile the networks first.")] = False,
     members_per_batch: Annotated[int | None, typer.Option(help="Members drawn at once (and per chunk).")] = None,
     cases_per_batch: Annotated[int | None, typer.Option(help="Cases drawn at once.")] = None,
     resume: Resume = False,
@@ -183,7 +185,10 @@ def forecast(
     if split not in ("test", "validation", "train", "all"):
         raise UsageError(f"--split {split}: wanted test, validation, train or all")
     job = ranks.start(choose_device(device), patience=timedelta(days=7))  # a chunk of leads may take hours
-    options = {"checkpoint": checkpoint, "sampler": sampler, "steps": steps, "device": device, "threads": threads}
+    options = {
+        "checkpoint": checkpoint, "sampler": sampler, "steps": steps, "device": device, "threads": threads,
+        "precision": precision, "compile": compile,
+    }  # fmt: skip
     forecaster = _forecaster(method, data, context, lead, dress, options, quiet or not job.first)
     chosen: dict[str, Any] = {
         "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
@@ -218,12 +223,14 @@ def _forecaster(
 
     plain = method.removesuffix("-dressed")
     of_run = [name for name in ("sampler", "steps") if options[name] is not None]
+    of_networks = of_run or options["compile"] or options["precision"] != "float32"
     if plain not in ("rvd", "mean"):
         if plain not in baselines.names():
             known = ", ".join(["rvd", "mean", "mean-dressed", *baselines.names()])
             raise UsageError(f"method {method!r} is not known: use {known}")
-        if of_run or options["checkpoint"]:
-            raise UsageError(f"--checkpoint, --sampler and --steps mean nothing to --method {method}: leave them out")
+        if of_networks or options["checkpoint"]:
+            wrong = "--checkpoint, --sampler, --steps, --precision and --compile"
+            raise UsageError(f"{wrong} mean nothing to --method {method}: leave them out")
         return baselines.fit(method, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
     if plain == "rvd" and (dress or plain != method):
         raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lbm.errors import DataError, NumericalError, UsageError
+from rvdflow.build import compile_networks
 from rvdflow.layers import ConvGRU, LinearAttention, ResBlock
 from rvdflow.muon import Muon
 from rvdflow.networks import Batch
@@ -53,9 +54,7 @@ class Optimiser:
         if config.checkpoint_activations:
             _forget_insides(model)
         if config.compile:
-            networks: Any = self.model.networks
-            for network in networks.children():
-                network.compile()
+            compile_networks(self.model)
         self.optimisers = _optimisers(model, config)
         self.rates = [optimiser.defaults["lr"] for optimiser in self.optimisers]
         self.step = self.skipped = self.bad_in_a_row = 0
@@ -142,8 +141,7 @@ class Optimiser:
         decay = self.config.ema_decay_at(self.step)
         if decay == 1:
             return
-        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(now, 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
         for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
             kept.copy_(seen)  # running statistics are averages already
 
@@ -187,12 +185,24 @@ def _optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
     inner = [name for name, weight in parameters.items() if weight.ndim == 4 and "head" not in name]
     adam = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
     settings: dict[str, Any] = {
-        "lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay
+        "lr": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay, "foreach": True
     }  # fmt: skip
     if config.optimiser != "muon" or not inner:
         return [adam(parameters.values(), **settings)]
     rest = [weight for name, weight in parameters.items() if name not in inner]
-    return [Muon([parameters[name] for name in inner], lr=config.muon_rate), adam(rest, **settings)]
+    gates = _gates(model)
+    groups: dict[int, list[nn.Parameter]] = {}
+    for name in inner:
+        groups.setdefault(gates.get(name, 1), []).append(parameters[name])
+    fused = [{"params": weights, "matrices": count} for count, weights in groups.items()]
+    return [Muon(fused, lr=config.muon_rate), adam(rest, **settings)]
+
+
+def _gates(model: nn.Module) -> dict[str, int]:
+    """Names of weights that hold the gates of a ConvGRU one above the other, and how many."""
+    units = [(name, unit) for name, unit in model.named_modules() if isinstance(unit, ConvGRU)]
+    inner = [(f"{name}.{part}.weight", layer, unit) for name, unit in units for part, layer in unit.named_children()]
+    return {name: layer.out_channels // unit.channels for name, layer, unit in inner}
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 
 from lbm.errors import DataError, UsageError
 from rvdflow import checkpoint
-from rvdflow.build import build_model
+from rvdflow.build import build_model, compile_networks
 from rvdflow.conditions import Conditions
 from rvdflow.config import SamplerConfig
 from rvdflow.device import choose_device, choose_threads
@@ -31,6 +31,8 @@ from rvdflow.training_data import data_identity
 if TYPE_CHECKING:
     from rvdflow.baselines.training import Training
 
+Precision = Literal["float32", "bfloat16"]
+
 
 class ResidualDiffusionForecaster(Forecaster):
     """Residual video diffusion: mean of the next frame plus a drawn residual, fed back frame by frame."""
@@ -45,6 +47,7 @@ class ResidualDiffusionForecaster(Forecaster):
         sampler: SamplerConfig,
         conditions: Conditions | None = None,
         device: torch.device | None = None,
+        precision: Precision = "float32",
         identity: dict[str, Any] | None = None,
         stamp: dict[str, Any] | None = None,
     ):
@@ -53,6 +56,7 @@ class ResidualDiffusionForecaster(Forecaster):
         self.normalisation, self.sampler = normalisation, sampler
         self.conditions = conditions or Conditions()
         self.variables = normalisation.variables
+        self.precision: Precision = precision
         self.identity, self._stamp = identity, stamp or {}
         self._encoded: tuple[Seen, Any] | None = None
 
@@ -67,10 +71,14 @@ class ResidualDiffusionForecaster(Forecaster):
         noise = MemberNoise(seed, cases, members, frame, self.device)
         state = self.model.repeat(self._encode(seen), len(members))
         for _ in range(lead):
-            with torch.inference_mode():
+            with torch.inference_mode(), self._arithmetic():
                 drawn, state = self.model.step(state, noise, self.sampler)
-                values = drawn.cpu().numpy()
+                values = drawn.float().cpu().numpy()
             yield self.normalisation.invert(values).reshape(len(cases), len(members), 1, *frame)
+
+    def _arithmetic(self) -> torch.autocast:
+        """The networks' arithmetic; what is added up from frame to frame stays float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def _encode(self, seen: Seen) -> Any:
         """The state after the context, computed once for all chunks of members that are shown the same."""
@@ -78,7 +86,7 @@ class ResidualDiffusionForecaster(Forecaster):
             frames = self.normalisation.apply(seen.frames, seen.solid[:, None, None]).astype(np.float32, copy=False)
             numbers = [seen.numbers[name] for name in self.conditions.names]
             given = self.conditions.given(seen.solid, np.array(numbers).T.reshape(len(seen.solid), -1))
-            with torch.inference_mode():
+            with torch.inference_mode(), self._arithmetic():
                 given = Given(*(x.to(self.device) for x in given))
                 self._encoded = seen, self.model.encode(torch.from_numpy(frames).to(self.device), given)
         return self._encoded[1]
@@ -117,7 +125,8 @@ class MeanForecaster(ResidualDiffusionForecaster):
         model.draw = lambda outlook, *_: torch.zeros_like(outlook.mean)
         super().__init__(
             model, whole.normalisation, sampler=whole.sampler, conditions=whole.conditions, device=whole.device,
-            identity=whole.identity, stamp=whole._stamp | {"sampler": "none: the mean alone", "sampler_steps": 0},
+            precision=whole.precision, identity=whole.identity,
+            stamp=whole._stamp | {"sampler": "none: the mean alone", "sampler_steps": 0},
         )  # fmt: skip
 
 
@@ -128,14 +137,19 @@ def load(
     steps: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    precision: Precision = "float32",
+    compile: bool = False,
 ) -> ResidualDiffusionForecaster:
     """The forecaster in a run folder (the checkpoint `checkpoint.find` picks) or a checkpoint file.
 
-    `sampler` and `steps` (network calls per frame) replace those of the configuration. Raises DataError when the
-    checkpoint is missing, damaged or not ours, UsageError for a sampler that does not exist or that this model
-    cannot use.
+    `sampler` and `steps` (network calls per frame) replace those of the configuration. With `precision` "bfloat16" the
+    networks compute in 8 bits of mantissa, and `compile` has torch compile them first: both for long forecasts on a
+    GPU. Raises DataError when the checkpoint is missing, damaged or not ours, UsageError for a sampler that does not
+    exist or that this model cannot use, and for another precision.
     """
     choose_threads(threads)
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r} is not known: use {' or '.join(get_args(Precision))}")
     loaded = checkpoint.read(checkpoint.find(Path(run)))
     try:
         config = RunConfig.model_validate(loaded.meta["config"])
@@ -153,6 +167,8 @@ def load(
         raise DataError(f"{loaded.path}: its description is not understood ({line})") from error
     model = build_model(config, (channels, size[0], size[1]))
     checkpoint.load_weights(model, weights, loaded.path)
+    if compile:
+        compile_networks(model)
     one_step = config.model.objective == "crps"
     if one_step and not sampler is steps is None:
         raise UsageError(
@@ -168,8 +184,10 @@ def load(
         sampler=chosen,
         conditions=conditions,
         device=choose_device(device),
+        precision=precision,
         identity=identity,
         stamp={
+            "precision": precision,
             "objective": config.model.objective,
             **({"sampler": "none: one step", "sampler_steps": 1} if one_step else {}),
             "checkpoint": loaded.path.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rvdflow.config import SamplerConfig
-from rvdflow.model import ResidualVideoDiffusion
+from rvdflow.model import ResidualVideoDiffusion, State
 from rvdflow.networks import Given
 from rvdflow.noise import Draws, MemberNoise, torch_generator
 from rvdflow.objectives import almost_fair_crps
@@ -78,37 +79,35 @@ def roll_outs(
     together = max(1, CELLS // (members * frames[0, 0].numel()))
     for first in range(ranks.rank * together, cases, ranks.size * together):
         rows = slice(first, min(first + together, cases))
-        part = Given(*(x[rows] for x in given))
-        table[:, rows] = _scores(model, frames[rows], part, members, context, sampler, seed, first)
+        names = [(case, 0) for case in range(rows.start, rows.stop)]
+        noise = MemberNoise(seed, names, range(members), model.frame_shape, frames.device)
+        state = model.encode(frames[rows, :context], Given(*(x[rows] for x in given)))
+        drawn = _rolled(model, model.repeat(state, members), noise, sampler)
+        table[:, rows] = _scores(drawn, frames[rows, context:], given.fluid[rows], members)
     ranks.mean_(table)
     crps, variance, square_error = (table * ranks.size).cpu()
     return RollOuts(crps, variance, square_error, members)
 
 
-def _scores(
-    model: ResidualVideoDiffusion,
-    frames: Tensor,
-    given: Given,
-    members: int,
-    context: int,
-    sampler: SamplerConfig,
-    seed: int,
-    first: int,
-) -> Tensor:
-    """(score, case, lead) of some cases, numbered from `first` on."""
-    cases, length = frames.shape[:2]
-    names = [(first + case, 0) for case in range(cases)]
-    noise = MemberNoise(seed, names, range(members), model.frame_shape, frames.device)
-    state = model.repeat(model.encode(frames[:, :context], given), members)
-    weight = given.fluid / (frames.shape[2] * given.fluid.sum((1, 2, 3), keepdim=True))
-    found = []
-    for k in range(context, length):
+def _rolled(
+    model: ResidualVideoDiffusion, state: State, noise: MemberNoise, sampler: SamplerConfig
+) -> Iterator[Tensor]:
+    """Frame after frame (case x member, channel, y, x)."""
+    while True:
         frame, state = model.step(state, noise, sampler)
-        drawn = frame.float().unflatten(0, (cases, members)).transpose(0, 1)
+        yield frame.float()
+
+
+def _scores(drawn: Iterator[Tensor], truth: Tensor, fluid: Tensor, members: int) -> Tensor:
+    """(score, case, lead) of drawn frames against truth (case, lead, channel, y, x)."""
+    weight = fluid / (truth.shape[2] * fluid.sum((1, 2, 3), keepdim=True))
+    found = []
+    for true, frame in zip(truth.unbind(1), drawn, strict=False):  # as many as there is truth for
+        ensemble = frame.unflatten(0, (len(truth), members)).transpose(0, 1)
         maps = (
-            almost_fair_crps(drawn, frames[:, k], 1.0),
-            drawn.var(0, correction=1),
-            (drawn.mean(0) - frames[:, k]).square(),
+            almost_fair_crps(ensemble, true, 1.0),
+            ensemble.var(0, correction=1),
+            (ensemble.mean(0) - true).square(),
         )
         found.append(torch.stack([(m * weight).sum((1, 2, 3)) for m in maps]))
     return torch.stack(found, -1)

@@ -230,6 +230,28 @@ def test_five_samplers_run_on_the_same_weights(levels):
     assert all((a != b).any() for i, a in enumerate(found) for b in found[:i])
 
 
+def test_bfloat16_networks_forecast_alike_and_say_so(trained, flow):
+    opened = store.open_dataset(flow, chunks=None)
+    exact, rough = rvdflow.load(trained), rvdflow.load(trained, precision="bfloat16")
+    assert (exact.stamp()["precision"], rough.stamp()["precision"]) == ("float32", "bfloat16")
+    one, other = values(exact, opened), values(rough, opened)
+    assert other.dtype == np.float32
+    # bfloat16 has 8 bits of mantissa: single operations are right within 2^-9, a roll-out within a few hundredths.
+    departure = np.abs(one - other).mean() / one.std()
+    assert 0 < departure < 0.05
+    with pytest.raises(UsageError, match="precision 'half' is not known: use float32 or bfloat16"):
+        rvdflow.load(trained, precision="half")
+
+
+def test_the_networks_are_compiled_where_that_is_asked_for(trained, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, *_, **__: compiled.append(type(module).__name__))
+    rvdflow.load(trained)
+    assert compiled == []
+    rvdflow.load(trained, compile=True)
+    assert compiled == ["RecurrentPyramid", "CompactDenoiser"]
+
+
 def test_more_steps_than_the_model_has_levels_are_refused(trained):
     with pytest.raises(UsageError, match=r"sampler\.steps 51: .* this model has 50 .* fewer steps"):
         rvdflow.load(trained, steps=51)

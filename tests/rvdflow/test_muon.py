@@ -49,3 +49,16 @@ def test_convolutions_move_as_matrices_of_their_outputs_and_absent_gradients_sta
     expected = before * (1 - 0.1 * 0.5) - 0.1 * orthogonalised(gradient.reshape(4, 27)).reshape(4, 3, 3, 3)
     torch.testing.assert_close(first.detach(), expected)
     assert torch.equal(frozen, kept)
+
+
+def test_gates_in_one_weight_move_as_matrices_of_their_own_and_equal_shapes_do_not_mix():
+    g = torch.Generator().manual_seed(4)
+    fused = torch.nn.Parameter(torch.zeros(8, 3, 3, 3))
+    other = torch.nn.Parameter(torch.zeros(8, 3, 3, 3))
+    fused.grad, other.grad = (torch.randn(8, 3, 3, 3, generator=g) for _ in range(2))
+    fused.grad[:4] *= 1e3  # would hide the other gate
+    Muon([{"params": [fused, other], "matrices": 2}], lr=1.0, momentum=0.0).step()
+    for weight in (fused, other):
+        for gate in (slice(0, 4), slice(4, 8)):
+            expected = -orthogonalised(weight.grad[gate].reshape(4, 27)).reshape(4, 3, 3, 3)
+            torch.testing.assert_close(weight.detach()[gate], expected, atol=1e-5, rtol=1e-5)

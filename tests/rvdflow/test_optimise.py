@@ -184,6 +184,19 @@ def test_compiled_networks_take_the_same_steps_and_their_states_have_the_same_na
     assert eager.keys() == compiled.keys() == model.state_dict().keys()
 
 
+def test_gates_that_share_a_weight_are_matrices_of_their_own():
+    model, _ = model_and_batch(rows=2, multipliers=(1, 2))
+    muon = Optimiser(model, TrainConfig(), CPU).optimisers[0]
+    width = model.networks.predictor.memory[0].channels
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    found = {names[id(w)]: (group["matrices"], w) for group in muon.param_groups for w in group["params"]}
+    for name, (matrices, weight) in found.items():
+        gates = {"from_input": 3, "gates": 2}.get(name.split(".")[-2], 1)  # reset, update and proposal
+        assert matrices == gates
+        assert gates == 1 or weight.shape[0] == gates * width
+    assert sorted(matrices for matrices, _ in found.values() if matrices > 1) == [2, 3]
+
+
 def test_bfloat16_takes_finite_steps_close_to_those_of_float32_and_keeps_float32_weights():
     model, batch = model_and_batch(rows=2)
     exact, precise = weights_after(3, model, batch, precision="float32")
