@@ -17,6 +17,7 @@ from torch import Tensor
 # Odd polynomials a x + b x^3 + c x^5 that carry every singular value in (0, 1] close to 1 when applied in turn.
 QUINTIC = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
+NOTHING = 1e-7  # norm of a gradient that says nothing: far below it, a step vanishes with it
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.reshape(-1, *matrix.shape[-2:])
     x = x.mT if tall else x
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-20)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + NOTHING)  # added: the norm of tiny numbers may come out as 0
     gram = x @ x.mT
     factor = None
     a, b, c = QUINTIC

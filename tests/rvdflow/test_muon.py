@@ -24,6 +24,15 @@ def test_its_scale_does_not_matter():
     assert torch.isfinite(orthogonalised(torch.zeros(3, 4))).all()
 
 
+def test_a_gradient_that_is_next_to_nothing_moves_next_to_nothing():
+    # A gate that is shut has gradients of 1e-20: their squares are 0 in float32, they must not be taken for a norm.
+    matrix = torch.randn(16, 200, generator=torch.Generator().manual_seed(1))
+    for scale in (1e-14, 1e-20, 1e-25, 1e-40):
+        moved = orthogonalised(scale * matrix)
+        assert torch.isfinite(moved).all()
+        assert moved.norm() < 1e12 * scale
+
+
 def test_an_ill_conditioned_quadratic_is_descended_along_all_directions_alike():
     # loss = sum_i scale_i |w_i - target_i|^2 / 2: the gradient hardly sees the last rows, Muon moves them as fast.
     scale = torch.logspace(0, -2, 6)[:, None]
