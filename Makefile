@@ -23,12 +23,13 @@ lint: $(STAMP)lint
 bench: $(STAMP)test
 	$(BIN)/python benchmarks/run.py
 
-# The ablation table: about 13 hours on two cores. Stopped at any moment, the same command goes on; pass options to the
-# study by hand (docs/how-to/study.md), or as make study STUDY="--part 1/4".
+# A study of configs/study: NAME=skill, samplers, ablation. Stopped at any moment, the same command goes on; options of
+# `rvdflow study` go into STUDY, as in make study NAME=skill STUDY="--threads 1 --part 1/2" (docs/how-to/study.md).
 STUDIES ?= studies
+NAME ?= ablation
 STUDY ?=
 study: $(STAMP)run $(STUDIES)/.simulated
-	$(BIN)/rvdflow study configs/study/ablation.toml --data $(STUDIES)/wake_unsteady.zarr -o $(STUDIES)/ablation $(STUDY)
+	$(BIN)/rvdflow study configs/study/$(NAME).toml --data $(STUDIES)/wake_unsteady.zarr -o $(STUDIES)/$(NAME) $(STUDY)
 
 $(STUDIES)/.simulated: | $(STAMP)run
 	mkdir -p $(STUDIES)

@@ -5,7 +5,7 @@
 Same machine, same run, same members; rounds are interleaved, so that a busy moment hits everybody. A frame of the
 published model is not drawn in full: its 1600 calls are alike, so a few (--calls) are timed and scaled, together with
 one whole pass of its mean predictor and context encoder. Frames of the others are drawn in full. Weights are untrained:
-the time does not depend on them; what few calls cost in skill is the study's to say (configs/study/ablation.toml).
+the time does not depend on them; what few calls cost in skill is the study's to say (configs/study/samplers.toml).
 """
 
 from __future__ import annotations

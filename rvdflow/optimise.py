@@ -200,9 +200,13 @@ def _optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
 
 def _gates(model: nn.Module) -> dict[str, int]:
     """Names of weights that hold the gates of a ConvGRU one above the other, and how many."""
-    units = [(name, unit) for name, unit in model.named_modules() if isinstance(unit, ConvGRU)]
-    inner = [(f"{name}.{part}.weight", layer, unit) for name, unit in units for part, layer in unit.named_children()]
-    return {name: layer.out_channels // unit.channels for name, layer, unit in inner}
+    return {
+        f"{name}.{part}.weight": layer.out_channels // unit.channels
+        for name, unit in model.named_modules()
+        if isinstance(unit, ConvGRU)
+        for part, layer in unit.named_children()
+        if isinstance(layer, nn.Conv2d)
+    }
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:

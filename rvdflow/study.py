@@ -22,12 +22,13 @@ from evaluation.errors import EvaluationError
 from lbm import dataset as store
 from lbm.console import say, warn
 from lbm.errors import DataError, NumericalError, UsageError
+from rvdflow import checkpoint
 from rvdflow.frames import Frames, frame_variables
 from rvdflow.plan import Plan, plan
 from rvdflow.run_folder import differences
 from rvdflow.study_config import Protocol, Study, described, read_study, run_config, sampler_config
 from rvdflow.study_jobs import Folder, Job, chosen, write_json
-from rvdflow.study_make import Failed, make_forecast, train_weights
+from rvdflow.study_make import Failed, make_forecast, train_weights, training_of, weights_at
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -62,6 +63,12 @@ class Workplace:
             found["run"] = described(trained)
             if cell.sampler:
                 found["sampler"] = described(sampler_config(trained.model.sampler, cell))
+        else:
+            run = self.study.cell(cell.weights or cell.name).run
+            if run is not None:
+                found["checkpoint"] = checkpoint.read(checkpoint.find(run)).sha256
+            if cell.sampler:
+                found["sampler"] = cell.sampler
         if cell.method is not None:
             found["method"] = cell.method
         if cell.store is not None:
@@ -226,6 +233,8 @@ def _attempt(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
     try:
         if job.seed is not None:
             record["training"] = train_weights(place, job, afresh=afresh and job.cell.kind == "trained")
+        elif (run := weights_at(place, job)) is not None:
+            record["training"] = training_of(run)
         stage = "forecast"
         record["forecast"] = make_forecast(place, job, afresh=afresh)
         stage = "scores"

@@ -1,7 +1,7 @@
 """What a study is: a base configuration, cells that differ from it in named settings, one budget, one protocol.
 
     [base]       settings of a run, as in configs/rvdflow/*.toml
-    [budget]     steps or minutes of training, the same for every cell
+    [budget]     steps or minutes of training, the same for every cell that is trained
     [protocol]   which forecasts are made and scored, the same for every cell
     [[cell]]     one row of the table; see `Cell` for what it may be
 
@@ -83,11 +83,12 @@ class Protocol(Settings):
 
 
 class Cell(Settings):
-    """One row of the table, in one of five kinds.
+    """One row of the table, in one of six kinds.
 
     trained     [base] and what `set` changes (with `preset`: that preset instead of [base]); one run for each seed
-    weights     drawn from the weights of the trained cell `weights`, with another `sampler`, or by a `method` that is
-                "mean" or "mean-dressed"
+    run         a run that exists, with whatever budget it was trained
+    weights     drawn from the weights of the trained cell or run `weights`, with another `sampler`, or by a `method`
+                that is "mean" or "mean-dressed"
     method      a reference forecast, such as "analog"
     store       a forecast that exists
     perfect     the perfect-model ensemble of `lbm ensemble`, for a dataset with saved states
@@ -97,7 +98,8 @@ class Cell(Settings):
     description: str = Field("", description="a few words")
     set: dict[str, Any] = Field({}, description="settings that differ from [base], as model.mean_loss = 0.0")
     preset: str | None = Field(None, description="start from this preset instead of [base]")
-    weights: str | None = Field(None, description="a trained cell whose weights are used")
+    run: Path | None = Field(None, description="a run that exists: its folder, a checkpoint or an exported model")
+    weights: str | None = Field(None, description="a trained cell or run whose weights are used")
     sampler: dict[str, Any] = Field({}, description="name, steps and other settings of a sampler, with weights")
     method: str | None = Field(None, description="a reference forecast; with weights: mean or mean-dressed")
     store: Path | None = Field(None, description="a forecast that exists")
@@ -109,7 +111,9 @@ class Cell(Settings):
         return flatten(value) if isinstance(value, Mapping) else value
 
     @property
-    def kind(self) -> Literal["trained", "weights", "method", "store", "perfect"]:
+    def kind(self) -> Literal["trained", "run", "weights", "method", "store", "perfect"]:
+        if self.run is not None:
+            return "run"
         if self.weights is not None:
             return "weights"
         if self.method is not None:
@@ -118,7 +122,7 @@ class Cell(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Cell:
-        given = [k for k in ("weights", "method", "store", "perfect") if getattr(self, k)]
+        given = [k for k in ("run", "weights", "method", "store", "perfect") if getattr(self, k)]
         if len(given) > 1 and given != ["weights", "method"]:
             raise ValueError(f"{self.name}: {' and '.join(given)} exclude each other: a cell is one kind of forecast")
         if given and (self.set or self.preset):
@@ -143,7 +147,7 @@ class Study(Settings):
 
     title: str = Field("Study", description="heading of the table")
     base: dict[str, Any] = Field({}, description="settings of a run that the cells start from")
-    budget: Budget = Field(description="training of every cell")
+    budget: Budget | None = Field(None, description="training of every cell that is trained")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="trainings of every cell")
     protocol: Protocol = Field(Protocol(), description="what is forecast and scored")
     against: str | None = Field(None, description="the cell that changes are told against; default: the first trained")
@@ -156,10 +160,14 @@ class Study(Settings):
             if names.count(name) > 1:
                 raise ValueError(f"two cells are called {name}: give each its own name")
         trained = [cell.name for cell in self.cells if cell.kind == "trained"]
+        if trained and self.budget is None:
+            raise ValueError(f"{trained[0]} is to be trained: a [budget] says for how many steps or minutes")
         for cell in self.cells:
-            if cell.weights is not None and cell.weights not in trained:
-                there = ", ".join(trained) or "none"
-                raise ValueError(f"{cell.name}: weights {cell.weights!r} is not a trained cell; trained: {there}")
+            if cell.weights is not None and cell.weights not in self.with_weights:
+                there = ", ".join(self.with_weights) or "none"
+                raise ValueError(
+                    f"{cell.name}: weights {cell.weights!r} is not a trained cell or a run; there: {there}"
+                )
         if self.against is not None and self.against not in names:
             raise ValueError(f"against {self.against!r} is not a cell: choose one of {', '.join(names)}")
         if len(set(self.seeds)) != len(self.seeds):
@@ -169,8 +177,12 @@ class Study(Settings):
     @property
     def against_cell(self) -> str:
         """The cell that the others are compared with."""
-        trained = [cell.name for cell in self.cells if cell.kind == "trained"]
-        return self.against or (trained or [self.cells[0].name])[0]
+        return self.against or (self.with_weights or [self.cells[0].name])[0]
+
+    @property
+    def with_weights(self) -> list[str]:
+        """Cells that have weights of their own: those that are trained, and runs that exist."""
+        return [cell.name for cell in self.cells if cell.kind in ("trained", "run")]
 
     def cell(self, name: str) -> Cell:
         """The cell called `name`."""
@@ -223,6 +235,9 @@ def check(study: Study) -> None:
     for cell in study.cells:
         if cell.weights is None:
             continue
+        if cell.weights not in configs:  # a run that exists is read when its turn comes
+            sampler_config(SamplerConfig(), cell)
+            continue
         model = configs[cell.weights].model
         if cell.sampler:
             sampler_config(model.sampler, cell)
@@ -235,7 +250,8 @@ def check(study: Study) -> None:
 def run_config(study: Study, cell: Cell, seed: int) -> RunConfig:
     """The configuration of the run that trains `cell` with `seed`. UsageError when it is not one."""
     given = merge({"preset": cell.preset} if cell.preset else study.base, expand(cell.set))
-    budget = {k: v for k, v in study.budget.model_dump().items() if v is not None or k == "minutes"}
+    given_budget = {} if study.budget is None else study.budget.model_dump()
+    budget = {k: v for k, v in given_budget.items() if v is not None or k == "minutes"}
     try:
         return RunConfig.model_validate(merge(given, {"train": {**budget, "seed": seed}}))
     except ValidationError as error:
@@ -263,4 +279,5 @@ def kind_of(cell: Cell) -> str:
     if cell.kind == "weights":
         how = cell.method or " ".join(str(v) for v in cell.sampler.values())
         return f"{how}, weights of {cell.weights}"
-    return {"method": str(cell.method), "store": str(cell.store), "perfect": "perfect model"}[cell.kind]
+    names = {"method": str(cell.method), "store": str(cell.store), "run": str(cell.run), "perfect": "perfect model"}
+    return names[cell.kind]

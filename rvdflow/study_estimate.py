@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from lbm.console import duration
+from rvdflow import checkpoint
 from rvdflow.study import Workplace, outcome
 from rvdflow.study_config import kind_of, run_config, sampler_config
 from rvdflow.study_jobs import Job
+from rvdflow.study_make import weights_at
+from rvdflow.train_config import RunConfig
 
 PROBED = 8  # members whose drawing is timed
 
@@ -64,9 +67,9 @@ def _training(place: Workplace, job: Job) -> float | None:
     """Seconds of training that a job has before it."""
     from rvdflow.estimate import estimate
 
-    if job.cell.kind != "trained":
-        return None
     budget = place.study.budget
+    if job.cell.kind != "trained" or budget is None:
+        return None
     if budget.minutes is not None:
         return 60 * budget.minutes
     for seed in place.study.seeds:
@@ -84,7 +87,7 @@ def _drawing(place: Workplace, job: Job) -> float | None:
         seconds = ((place.folder.record(Job(job.cell, seed)) or {}).get("forecast") or {}).get("seconds")
         if seconds:
             return round(seconds * frames, 1)
-    if job.seed is None or job.cell.method is not None:
+    if weights_at(place, job) is None or job.cell.method is not None:
         return None  # quick
     return round(_probe(place, job) * frames, 1)
 
@@ -100,7 +103,10 @@ def _probe(place: Workplace, job: Job) -> float:
     choose_threads(place.threads)
     device = choose_device(place.device)
     cell = place.study.cell(job.cell.weights or job.cell.name)
-    config = run_config(place.study, cell, job.seed or 0)
+    if cell.run is None:
+        config = run_config(place.study, cell, job.seed or 0)
+    else:
+        config = RunConfig.model_validate(checkpoint.read(checkpoint.find(cell.run)).meta["config"])
     sampler = sampler_config(config.model.sampler, job.cell) if job.cell.sampler else config.model.sampler
     variables = config.train.variables or place.variables
     shape = (len(variables), place.opened.sizes["y"], place.opened.sizes["x"])

@@ -25,7 +25,10 @@ from rvdflow.study_config import Cell, Study
 
 @dataclass(frozen=True)
 class Job:
-    """One forecast to be made and scored, and for a trained cell the training before it."""
+    """One forecast to be made and scored, and for a trained cell the training before it.
+
+    `seed` is None where the study trains nothing for it.
+    """
 
     cell: Cell
     seed: int | None
@@ -36,7 +39,7 @@ class Job:
 
     @property
     def run(self) -> str | None:
-        """Name of the run folder whose weights are used; None for a forecast without."""
+        """Name of the study's run folder whose weights are used; None for a forecast without."""
         return None if self.seed is None else f"{self.cell.weights or self.cell.name}-seed{self.seed}"
 
 
@@ -76,10 +79,11 @@ class Folder:
 def jobs(study: Study) -> list[Job]:
     """All jobs: seed by seed, so that every cell has its first training before any has its second.
 
-    Weights come before what is drawn from them, and forecasts without training before everything.
+    Weights come before what is drawn from them, and all that needs no training before everything.
     """
-    free = [Job(cell, None) for cell in study.cells if cell.kind not in ("trained", "weights")]
     ordered = [c for c in study.cells if c.kind == "trained"]
+    names = {c.name for c in ordered}
+    free = [Job(c, None) for c in study.cells if c.name not in names and c.weights not in names]
     seeded = []
     for seed in study.seeds:
         for cell in ordered:

@@ -46,12 +46,22 @@ def train_weights(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]
         place.data, folder, config, device=place.device, threads=place.threads, resume=there and not afresh,
         overwrite=afresh, quiet=place.quiet,
     )  # fmt: skip
-    final = checkpoint.read(folder / "checkpoints" / "final.pt").meta  # after the last step; the best may be earlier
-    return {
-        "steps": int(final["optimiser"]["step"]),
-        "minutes": round(float(final["elapsed"]) / 60, 4),
-        "skipped": int(final["optimiser"]["skipped"]),
-    }
+    return training_of(folder)
+
+
+def weights_at(place: Workplace, job: Job) -> Path | None:
+    """The run that a job draws from; None for a forecast without weights."""
+    holder = place.study.cell(job.cell.weights or job.cell.name)
+    return holder.run if holder.run is not None else place.folder.run(job.run) if job.run is not None else None
+
+
+def training_of(run: Path) -> dict[str, Any]:
+    """{steps, minutes, skipped} of a whole run, whose best weights may be earlier; of a checkpoint up to it."""
+    final = run / "checkpoints" / "final.pt"
+    meta = checkpoint.read(final if final.is_file() else checkpoint.find(run)).meta
+    done = meta["optimiser"]
+    minutes = round(float(meta["elapsed"]) / 60, 4)
+    return {"steps": int(done["step"]), "minutes": minutes, "skipped": int(done["skipped"])}
 
 
 def make_forecast(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
@@ -106,9 +116,10 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     from rvdflow.residual_forecaster import load
 
     cell, protocol = job.cell, place.study.protocol
-    if job.run is None:
+    run = weights_at(place, job)
+    if run is None:
         return fit(cell.method or "", place.opened, context=protocol.context, lead=protocol.lead)
-    loaded = load(place.folder.run(job.run), device=place.device, threads=place.threads)
+    loaded = load(run, device=place.device, threads=place.threads)
     if cell.sampler:
         loaded.sampler = sampler_config(loaded.sampler, cell)
     if cell.method is None:

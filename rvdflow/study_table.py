@@ -73,7 +73,7 @@ class Table:
     groups: dict[str, dict[str, Any]]  # group ("" for all runs): runs, cases, unit, best reference
     members: int
     units: str
-    budget: str
+    budget: str  # "" where nothing is trained
     seeds: list[int]
 
     def of(self, group: str) -> list[Row]:
@@ -114,7 +114,9 @@ def table(study: Study, folders: Sequence[Path]) -> Table:
         part = _Group(study, known, leads, runs)
         described[group] = part.about
         rows += [part.row(_row(study, cell.name, entries, group)) for cell in study.cells]
-    budget = f"{study.budget.steps} steps" if study.budget.steps else f"{study.budget.minutes:g} minutes"
+    budget = ""
+    if study.budget is not None:
+        budget = f"{study.budget.steps} steps" if study.budget.steps else f"{study.budget.minutes:g} minutes"
     units = str(done[0].scores.attrs.get("units", ""))  # type: ignore[union-attr]
     return Table(
         study.title, study.against_cell, leads, [k for k in leads if k & (k - 1) == 0], rows, described,

@@ -79,10 +79,11 @@ def markdown(table: Table) -> str:
 def _caption(table: Table, group: str) -> str:
     about = table.groups[group]
     units = f" {table.units}" if table.units and table.units != "1" else ""
+    seeds = ", ".join(map(str, table.seeds))
+    training = f", {table.budget} of training, seeds {seeds}" if table.budget else ""
     return (
         f"Fair CRPS in standard deviations of the truth ({about['unit']:.4g}{units}); {about['cases']} cases of "
-        f"{about['runs']} runs, {table.members} members, {table.budget} of training, seeds "
-        f"{', '.join(map(str, table.seeds))}."
+        f"{about['runs']} runs, {table.members} members{training}."
     )
 
 

@@ -353,6 +353,44 @@ def test_a_store_stands_in_the_table_as_it_is_and_one_of_other_cases_does_not(wh
     assert "no init_time 12" in row.failed["stored"]
 
 
+def test_a_run_that_exists_is_scored_like_the_training_it_came_from(whole, flow, tmp_path):
+    folder, _found = whole
+    text = STUDY[: STUDY.index("[base]")].replace("seeds = [0, 1]", "") + STUDY[STUDY.index("[protocol]") :]
+    own = (
+        text[: text.index("[[cell]]")]
+        + f"""
+[[cell]]
+name = "mine"
+run = "{folder}/runs/base-seed1"
+[[cell]]
+name = "mine-heun"
+weights = "mine"
+sampler = {{ name = "heun", steps = 3 }}
+[[cell]]
+name = "mine-dressed"
+weights = "mine"
+method = "mean-dressed"
+[[cell]]
+name = "climatology"
+method = "climatology"
+"""
+    )
+    shown = invoke(written(tmp_path, own), "--data", flow, "-o", tmp_path / "s", "--dry-run", "--threads", 1)
+    assert shown.exit_code == 0, shown.exception
+    assert "4 of 4 to do" in shown.output
+    mine = {row.cell: row for row in do(written(tmp_path, own), flow, tmp_path / "s").rows}
+    for name, other in (("mine", "base-seed1"), ("mine-heun", "heun-seed1")):
+        stores = (tmp_path / "s" / "forecasts" / f"{name}.zarr", folder / "forecasts" / f"{other}.zarr")
+        one, same = (store.open_dataset(path, chunks=None)["vorticity"].values for path in stores)
+        assert np.array_equal(one, same)
+    assert (mine["mine"].steps, mine["mine"].calls, mine["mine-heun"].calls) == (3, 2, 3)
+    assert mine["mine-heun"].change[0] is not None  # against the run
+    assert "of training" not in (tmp_path / "s" / "table.md").read_text()
+    again = own.replace("base-seed1", "base-seed0")  # other weights under the same name
+    with pytest.raises(UsageError, match="mine was made with other settings"):
+        do(written(tmp_path, again), flow, tmp_path / "s")
+
+
 # ------------------------------------------------------------------ the command
 
 

@@ -29,10 +29,16 @@ def test_shipped_studies_load_and_say_what_they_take(path):
     assert "core" in head
 
 
-def test_the_shipped_ablation_has_every_kind_of_cell():
-    (path,) = (p for p in CONFIGS if p.stem == "ablation")
-    kinds = [cell.kind for cell in read_study(path).cells]
-    assert {"trained", "weights", "method", "perfect"} == set(kinds)
+def test_the_shipped_studies_have_every_kind_of_cell_but_stores():
+    kinds = {cell.kind for path in CONFIGS for cell in read_study(path).cells}
+    assert kinds == {"trained", "run", "weights", "method", "perfect"}
+
+
+def test_the_samplers_are_studied_on_the_weights_of_the_skill_study():
+    read = {path.stem: read_study(path) for path in CONFIGS}
+    runs = [cell.run.as_posix() for cell in read["samplers"].cells if cell.run is not None]
+    trained = [f"studies/skill/runs/{job.run}" for job in jobs(read["skill"]) if job.cell.kind == "trained"]
+    assert set(runs) <= set(trained)
 
 
 def test_settings_of_a_cell_are_those_of_the_base_and_its_own_in_either_spelling(tmp_path):
@@ -65,7 +71,9 @@ def test_minutes_are_the_budget_of_every_cell(tmp_path):
 
 
 REFUSED = {
-    "no budget": ("[budget]\n" + CELL, "exactly one"),
+    "empty budget": ("[budget]\n" + CELL, "exactly one"),
+    "no budget": (CELL, "base is to be trained: a [budget] says"),
+    "a run that is trained": (HEAD + "[[cell]]\nname = 'b'\nrun = 'r'\nset.model.width = 8\n", "run needs none"),
     "two budgets": ("[budget]\nsteps = 3\nminutes = 1\n" + CELL, "exactly one"),
     "unknown key": (HEAD + "[protocol]\nmember = 3\n" + CELL, "did you mean 'protocol.members'"),
     "unknown setting": (HEAD + CELL + "set.model.mean_los = 0\n", "cell base: unknown key 'model.mean_los'; did you"),
