@@ -81,6 +81,8 @@ def train(
 def _train(run: Run, ranks: Ranks, quiet: bool, on_step: OnStep | None) -> None:
     shared = f", shared by {ranks.size} processes" if ranks.size > 1 else ""
     say(f"training windows: {run.data.training.describe()}", quiet=quiet)
+    if run.data.asymmetry:
+        say(f"clips are not reflected: {run.data.asymmetry}", quiet=quiet)
     say(f"training for {run.budget.describe()}{shared}", quiet=quiet)
     if run.optimiser.step:
         say(f"resuming {run.folder} after step {run.optimiser.step}", quiet=quiet)
@@ -94,7 +96,7 @@ def _train(run: Run, ranks: Ranks, quiet: bool, on_step: OnStep | None) -> None:
 
 
 def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
-    train, optimiser, budget = run.config.train, run.optimiser, run.budget
+    train, optimiser, budget, mirror = run.config.train, run.optimiser, run.budget, run.data.mirror
     batches = clips(
         run.data.training,
         train.batch_size,
@@ -108,7 +110,11 @@ def _loop(run: Run, stop: Stop, quiet: bool, on_step: OnStep | None) -> None:
     with closing(batches), progress(total, label, unit=unit, quiet=quiet, done=run.done) as bar:
         while not budget.used:
             before = budget.progress
-            values = optimiser.advance(next(batches), before)
+            batch = next(batches)
+            if mirror is not None:
+                chance = {"seed": train.seed, "step": optimiser.step, "clips": train.batch_size}
+                batch = mirror.training(batch, **chance, rows=optimiser.share)
+            values = optimiser.advance(batch, before)
             stop.requested = budget.update(optimiser.step, stop.requested)
             note = run.record(values, before)
             if run.validated_now:  # which took its time

@@ -37,6 +37,9 @@ class TrainConfig(BaseModel):
         1, ge=1, le=4096, description="parts in which each process takes its clips: less memory, the same step"
     )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="initial weights, order of clips, noise")
+    mirror: bool = Field(
+        True, description="reflect half of the clips across the flow's axis, where that is a symmetry (rvdflow.mirror)"
+    )
     variables: tuple[str, ...] | None = Field(None, description="channels; None takes every frame variable")
 
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -133,6 +136,7 @@ _PUBLISHED: dict[str, Any] = {
     "checkpoint_every": 5000,
     "log_every": 100,
     "validations": 0,
+    "mirror": False,
     "forecast_weights": "last",
 }
 _PAPER = {**_PUBLISHED, "final_learning_rate": 2e-5, "schedule": "linear", "ema_decay": 0.0}

@@ -11,6 +11,7 @@ from lbm.errors import DataError
 from rvdflow.checkpoint import Checkpoint
 from rvdflow.conditions import Conditions
 from rvdflow.frames import Frames, frame_variables, split_trajectories
+from rvdflow.mirror import Mirror, obstruction
 from rvdflow.normalisation import Normalisation, fit_normalisation
 from rvdflow.train_config import RunConfig
 from rvdflow.windows import Windows
@@ -25,6 +26,8 @@ class Data:
     normalisation: Normalisation
     conditions: Conditions
     identity: dict[str, Any]
+    mirror: Mirror | None  # None: clips are not reflected
+    asymmetry: str  # why they are not, though that was asked for
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
@@ -52,6 +55,7 @@ def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) ->
         normalisation = Normalisation.from_json(saved.meta["normalisation"])
         conditions = Conditions.from_json(saved.meta["conditions"])
     others = config.model.clip_frames, normalisation, conditions, Conditions.read(opened, names)
+    asymmetry = (obstruction(opened, frames, runs) or "") if config.train.mirror else ""
     validation = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
     return Data(
         training=Windows(frames, runs, *others),
@@ -59,6 +63,8 @@ def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) ->
         normalisation=normalisation,
         conditions=conditions,
         identity=identity,
+        mirror=Mirror.of(normalisation) if config.train.mirror and not asymmetry else None,
+        asymmetry=asymmetry,
     )
 
 
