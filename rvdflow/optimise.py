@@ -141,7 +141,8 @@ class Optimiser:
         decay = self.config.ema_decay_at(self.step)
         if decay == 1:
             return
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
         for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
             kept.copy_(seen)  # running statistics are averages already
 

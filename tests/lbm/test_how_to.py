@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_page_shows_every_option_of_a_flow():
     known = {option for parameter in GROUP.commands["simulate"].params for option in parameter.opts}
-    plain = {"--quiet", "--json", "--debug", "--overwrite", "--output", "--config"}
+    plain = {"--quiet", "-q", "--json", "--debug", "--overwrite", "--output", "--config"}
     silent = {"--bulk-viscosity", "--dtype", "--magic"}
     for option in sorted(known - plain - silent - {"-o"}):
         assert option in PAGE, option
