@@ -20,13 +20,13 @@ class Settings(BaseModel):
 class SamplerConfig(Settings):
     """How the residual is drawn. Noise levels are sigma, the noise's standard deviation beside a signal of one."""
 
-    name: Literal["ancestral", "ddim", "heun", "dpmpp", "truncated"] = Field("ddim", description="the sampler")
+    name: Literal["ancestral", "ddim", "heun", "dpmpp", "truncated"] = Field("dpmpp", description="the sampler")
     steps: int = Field(8, ge=1, le=10_000, description="network calls per frame")
     spacing: Literal["even", "karras"] = Field(
-        "even", description="levels: evenly spaced steps n of the cosine schedule, or sigma^(1/rho) evenly spaced"
+        "karras", description="levels: evenly spaced steps n of the cosine schedule, or sigma^(1/rho) evenly spaced"
     )
     rho: float = Field(7.0, gt=0, description="bend of the karras spacing")
-    sigma_max: float = Field(20.0, gt=0, description="first level, where levels are continuous")
+    sigma_max: float = Field(40.0, gt=0, description="first level, where levels are continuous")
     sigma_min: float = Field(0.02, gt=0, description="last level but zero, where levels are continuous")
     stop: float = Field(0.4, gt=0, description="level at which truncated sampling takes the posterior mean")
     churn: float = Field(0.0, ge=0, description="noise put back before each step of heun, as a fraction of sigma")
@@ -44,7 +44,7 @@ class CalibrationConfig(Settings):
     lead: int = Field(16, ge=1, description="frames forecast")
     rounds: int = Field(1, ge=1, description="corrections of the inflation")
     memories: tuple[float, ...] = Field(
-        (0.0, 0.5, 0.8), min_length=1, description="correlations of noise from frame to frame that are tried"
+        (0.0, 0.3, 0.5), min_length=1, description="correlations of noise from frame to frame that are tried"
     )
 
     @model_validator(mode="after")
@@ -172,7 +172,7 @@ _PAPER: dict[str, Any] = {
     "context_noise": 0.0,
     "context_frames": 2,
     "clip_frames": 8,
-    "sampler": {"name": "ancestral", "steps": 1600},
+    "sampler": {"name": "ancestral", "steps": 1600, "spacing": "even"},
 }
 _RELEASED: dict[str, Any] = {**_PAPER, "loss": "l1", "sigma": 1.0, "clip_residual": 2.0}
 _SIZES: dict[str, dict[str, Any]] = {

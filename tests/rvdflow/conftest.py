@@ -79,7 +79,7 @@ def _tiny(**train: object) -> RunConfig:
                 "multipliers": (1, 2),
                 "levels": "discrete",
                 "diffusion_steps": 50,
-                "sampler": {"steps": 2},
+                "sampler": {"steps": 2, "spacing": "even"},
             },
             "train": {**settings, **train},
             "validation": {"cases": 2, "members": 2, "context": 3, "lead": 3, "clips": 4},

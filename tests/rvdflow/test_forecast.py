@@ -46,7 +46,7 @@ def test_a_forecast_is_laid_out_as_the_format_says(forecaster, written, flow, tr
     assert np.isfinite(ds["vorticity"]).all()
     attrs = ds.attrs
     assert (attrs["method"], attrs["members"], attrs["seed"], attrs["context"]) == ("rvd", 5, 2, 3)
-    assert (attrs["sampler"], attrs["sampler_steps"], attrs["deterministic"]) == ("ddim", 2, False)
+    assert (attrs["sampler"], attrs["sampler_steps"], attrs["deterministic"]) == ("dpmpp", 2, False)
     assert (attrs["objective"], attrs["weights"]) == ("diffusion", "exponential average, decay 0.995")
     assert attrs["residual_inflation"] == round(float(forecaster.model.inflation), 4)
     assert attrs["dataset_sha256"] == store.digest(flow)

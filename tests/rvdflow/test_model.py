@@ -10,7 +10,7 @@ from rvdflow.noise import Draws, MemberNoise
 
 TINY = {"width": 8, "multipliers": (1, 2), "mean_multipliers": (1, 2), "diffusion_steps": 50}
 SMALL = {**PRESETS["small"], **TINY}
-PAPER = {**PRESETS["paper-64"], **TINY, "sampler": {"name": "ancestral", "steps": 50}}
+PAPER = {**PRESETS["paper-64"], **TINY, "sampler": {"name": "ancestral", "steps": 50, "spacing": "even"}}
 ONE_STEP = {**SMALL, "objective": "crps"}
 INFORMED = {**SMALL, "conditions": ("reynolds", "inflow"), "obstacle_mask": True}
 KINDS = pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def _drawn(model):
     ("steps", "settings"),
     [
         (400, {"levels": "continuous", "sampler": SamplerConfig(name="heun", steps=15)}),
-        (400, {"sampler": SamplerConfig(name="ddim", steps=20)}),
+        (400, {"sampler": SamplerConfig(name="ddim", steps=20, spacing="even")}),
         (300, {"objective": "crps", "almost_fair": 1.0, "members": 4}),
     ],
     ids=["diffusion, continuous", "diffusion, discrete", "crps"],

@@ -21,8 +21,8 @@ CRITICAL = math.sqrt(math.log(2e4) / (2 * COUNT))
 
 
 def _config(name, steps, **settings):
-    """From sigma 80 on: the start has the law of y for data of mean 0 and variance 1, which these need not have."""
-    return SamplerConfig(**{"name": name, "steps": steps, "sigma_max": 80.0, **settings})
+    """Even levels, from sigma 80 on: the start has the law of y for data of mean 0 and variance 1, which these lack."""
+    return SamplerConfig(**{"name": name, "steps": steps, "spacing": "even", "sigma_max": 80.0, **settings})
 
 
 def _denoiser(law):
