@@ -75,6 +75,13 @@ class ModelConfig(Settings):
     conditions: tuple[str, ...] = Field((), description="numbers of each run given to the network (compact)")
     obstacle_mask: bool = Field(False, description="give the obstacle mask to the network (compact)")
 
+    look_back: int = Field(
+        4,
+        ge=0,
+        le=64,
+        description="last frames, encoded anew for each forecast frame; 0: the state is carried on",
+    )
+
     # Frames
     normalisation: Literal["standard", "minmax"] = Field(
         "standard",
@@ -156,6 +163,7 @@ class ModelConfig(Settings):
 
 _PAPER: dict[str, Any] = {
     "architecture": "published",
+    "look_back": 0,
     "levels": "discrete",
     "normalisation": "minmax",
     "clamp": True,

@@ -26,15 +26,14 @@ from rvdflow.samplers import SAMPLERS, sigmas
 
 
 class State(NamedTuple):
-    """A forecast under way: what has been seen (`recurrent`, `last`, `previous`) and the outlook on the next frame.
+    """A forecast under way: the last frames `seen` (b, t, c, y, x), and the outlook on the next one.
 
-    `outlook` is None when `last` has not been shown to the networks yet, `noise` (what the last residual was drawn
-    from) when nothing has been drawn yet.
+    `outlook` is None when the last frame has not been shown to the networks yet, `noise` (what the last residual was
+    drawn from) when nothing has been drawn yet. `recurrent` is the networks' state where it is carried on, else None.
     """
 
     recurrent: Any
-    last: Tensor
-    previous: Tensor
+    seen: Tensor
     outlook: Outlook | None
     given: Given
     noise: Tensor | None = None
@@ -119,11 +118,26 @@ class ResidualVideoDiffusion(nn.Module):
 
     @torch.no_grad()
     def encode(self, context: Tensor, given: Given) -> State:
-        """The state after seeing context frames (b, t, c, y, x)."""
-        level = torch.zeros(context.shape[0], device=context.device)
-        previous = torch.cat([context[:, :1], context[:, :-1]], 1)
-        outlook, recurrent = self.look(context, previous, level, given, None, skip=context.shape[1] - 1)
-        return State(recurrent, context[:, -1], previous[:, -1], outlook, given)
+        """The state after seeing context frames (b, t, c, y, x), of which the last `look_back` count (0: all)."""
+        seen = context[:, -self.config.look_back :]
+        outlook, recurrent = self._look_anew(seen, given)
+        if self.config.look_back:
+            return State(None, seen, outlook, given)
+        return State(recurrent, torch.cat([seen[:, :1], seen], 1)[:, -2:], outlook, given)
+
+    def _look_anew(self, frames: Tensor, given: Given) -> tuple[Outlook, Any]:
+        """The outlook after frames (b, t, c, y, x) of which the first is the first that is known."""
+        level = torch.zeros(frames.shape[0], device=frames.device)
+        previous = torch.cat([frames[:, :1], frames[:, :-1]], 1)
+        return self.look(frames, previous, level, given, None, skip=frames.shape[1] - 1)
+
+    def _look_on(self, state: State) -> tuple[Outlook, Any]:
+        """The outlook after the last frame seen, and the recurrent state to carry on."""
+        if self.config.look_back:
+            return self._look_anew(state.seen, state.given)[0], None
+        level = torch.zeros(state.seen.shape[0], device=state.seen.device)
+        frames, previous = state.seen[:, -1:], state.seen[:, -2:-1]
+        return self.look(frames, previous, level, state.given, state.recurrent, skip=0)
 
     def repeat(self, tree: Any, times: int) -> Any:
         """State or outlook with each row `times` times side by side: members share what was encoded once."""
@@ -134,9 +148,7 @@ class ResidualVideoDiffusion(nn.Module):
         """Draw the next frame (b, c, y, x); `noise()` and `noise(shape)` return fresh normal numbers for each row."""
         outlook, recurrent = state.outlook, state.recurrent
         if outlook is None:
-            level = torch.zeros(state.last.shape[0], device=state.last.device)
-            frames = state.last[:, None], state.previous[:, None]
-            outlook, recurrent = self.look(*frames, level, state.given, recurrent, skip=0)
+            outlook, recurrent = self._look_on(state)
         start = noise()
         if state.noise is not None:
             start = self.memory * state.noise + (1 - self.memory.square()).sqrt() * start
@@ -146,7 +158,8 @@ class ResidualVideoDiffusion(nn.Module):
             frame = frame.clamp(-1, 1)
         if self.config.masked_loss:
             frame = frame * state.given.fluid
-        return frame, State(recurrent, frame, state.last, None, state.given, start)
+        seen = torch.cat([state.seen, frame[:, None]], 1)[:, -(self.config.look_back or 2) :]
+        return frame, State(recurrent, seen, None, state.given, start)
 
     def draw(self, outlook: Outlook, start: Tensor, noise: Callable[..., Tensor], sampler: SamplerConfig) -> Tensor:
         """A residual y_0 (b, c, y, x) for each row of `outlook`, from normal numbers `start` of that shape.

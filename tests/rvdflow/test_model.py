@@ -213,6 +213,31 @@ def test_feeding_a_frame_back_equals_having_seen_it(settings):
     torch.testing.assert_close(again, seen, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("look_back", [0, 1, 3])
+def test_a_roll_out_looks_back_on_as_many_frames_as_the_settings_say(look_back):
+    model = _model({**SMALL, "look_back": look_back}).eval()
+    given, sampler = _given(model), SamplerConfig(steps=2)
+    clip, other = _clip(time=5), _clip(time=5).roll(1, -1)
+    other[:, -3:] = clip[:, -3:]  # another past, the same last three frames
+
+    def roll(context):
+        state, frames, noise = model.encode(context, given), [], _noise(2)
+        for _ in range(4):
+            frame, state = model.step(state, noise, sampler)
+            frames.append(frame)
+        return torch.stack(frames, 1)
+
+    first, second = roll(clip), roll(other)
+    assert torch.equal(first, second) == bool(look_back)
+    if look_back:  # the fourth frame follows from the last ones before it, however they came about
+        seen = torch.cat([clip, first[:, :3]], 1)[:, -look_back:]
+        noise = _noise(2)
+        for _ in range(3):
+            noise()
+        again, _ = model.step(model.encode(seen, given), noise, sampler)
+        torch.testing.assert_close(again, first[:, 3], atol=1e-5, rtol=1e-5)
+
+
 @KINDS
 def test_frames_are_zero_inside_obstacles_and_clamped_where_the_settings_say_so(settings):
     model = _model(settings).eval()
@@ -221,7 +246,7 @@ def test_frames_are_zero_inside_obstacles_and_clamped_where_the_settings_say_so(
     inside = frame[given.fluid.expand_as(frame) == 0]
     assert bool(inside.any()) != model.config.masked_loss
     assert (frame.abs().max() <= 1) == model.config.clamp
-    assert torch.equal(state.last, frame)
+    assert torch.equal(state.seen[:, -1], frame)
 
 
 def test_a_member_of_one_step_depends_on_its_map_and_on_its_vector_of_noise():
