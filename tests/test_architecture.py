@@ -23,13 +23,16 @@ HEAVY = {
     "properscoring",
     "scipy",
     "pandas",
+    "av",
+    "h5py",
 }
 ALLOWED = {
     "lbm": {"numpy", "numba", "llvmlite", "xarray", "zarr", "numcodecs", "google_crc32c", "dask", "PIL", "matplotlib",
             "typer", "rich", "pydantic", "pydantic_core", "click", "netCDF4", "distributed"},
     "evaluation": {"numpy", "numba", "xarray", "zarr", "dask", "matplotlib", "PIL"},
     "rvdflow": {"numpy", "torch", "xarray", "zarr", "dask", "distributed", "typer", "rich", "pydantic",
-                "pydantic_core", "lbm", "evaluation", "PIL", "matplotlib", "safetensors", "tensorboard"},
+                "pydantic_core", "lbm", "evaluation", "PIL", "matplotlib", "safetensors", "tensorboard",
+                "av", "h5py", "google_crc32c"},
 }  # fmt: skip
 
 
