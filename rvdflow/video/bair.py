@@ -19,7 +19,7 @@ import numpy as np
 
 from lbm.errors import DataError, UsageError
 from rvdflow.video.example import Feature, parse_example
-from rvdflow.video.source import COLOUR, Clip, Read, Series, Shrink, Source, inside, unchanged
+from rvdflow.video.source import COLOUR, Clip, Protocol, Read, Series, Shrink, Source, inside, unchanged
 from rvdflow.video.tfrecord import Place, Verify, checked, places, read_record
 
 ARCHIVE = "softmotion30_44k"
@@ -46,6 +46,8 @@ class Bair(Source):
     """
 
     name = "bair"
+    title = "BAIR robot pushing, small"
+    protocol = Protocol("rvd-bair", context=4, lead=16, init_time=3)
     channels = COLOUR
     series = SERIES
 
@@ -57,6 +59,7 @@ class Bair(Source):
         if split not in ("savp", "none"):
             raise UsageError(f"split {split!r} is unknown: for BAIR it is 'savp' or 'none'")
         super().__init__(inside(folder, ARCHIVE) if (folder / ARCHIVE).is_dir() else folder)
+        self.split_policy = "as published" + (", validation as SAVP" if split == "savp" else "")
         self.camera, self.split, self.verify = camera, split, checked(verify)
         held_out = {"train": PUBLISHED["train"] - 256, "validation": 256} if split == "savp" else {}
         self.published = PUBLISHED | held_out

@@ -18,7 +18,7 @@ from typing import Any
 from lbm.errors import DataError
 from rvdflow.video.files import counted, entries
 from rvdflow.video.images import read_images
-from rvdflow.video.source import COLOUR, Clip, Read, Shrink, Source, inside, unchanged
+from rvdflow.video.source import COLOUR, Clip, Protocol, Read, Shrink, Source, inside, unchanged
 
 TREE = "leftImg8bit_sequence"
 LENGTH = 30  # frames of a snippet
@@ -37,6 +37,10 @@ class Cityscapes(Source):
     """
 
     name = "cityscapes"
+    title = "Cityscapes sequences"
+    split_policy = "cities, as published"
+    size = (128, 128)
+    protocol = Protocol("rvd-cityscapes", context=4, lead=16, init_time=3)
     channels = COLOUR
     interval = 1 / 17
     published: Mapping[str, int] = {"train": 2975, "validation": 500, "test": 1525}

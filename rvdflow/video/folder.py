@@ -40,7 +40,9 @@ class VideoFolder(Source):
     `interval` (seconds between frames) is the option's, else what all files agree on.
     """
 
-    name = "folder"
+    name = "video"
+    title = "Clips of a folder"
+    split_policy = "whole files"
 
     def __init__(
         self,

@@ -191,6 +191,8 @@ class MovingGlyphs(Source):
     """
 
     name = "glyphs"
+    title = "Moving glyphs"
+    split_policy = "a seed for each split"
 
     def __init__(self, settings: Glyphs, counts: Mapping[str, int], *, seed: int = 0) -> None:
         super().__init__(Path())
@@ -198,6 +200,7 @@ class MovingGlyphs(Source):
             if split not in SPLITS or not _whole(count, 0):
                 raise UsageError(f"{count!r} clips of {split!r}: wanted are whole numbers for {', '.join(SPLITS)}")
         self.settings, self.counts, self.seed = settings, dict(counts), seed
+        self.size = settings.size
         self.channels = COLOUR if settings.coloured else GRAY
         axes = Series("glyph_axis", 2 * settings.glyphs, "y and x of each glyph, ")
         self.series = {

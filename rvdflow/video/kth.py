@@ -24,7 +24,7 @@ from typing import Any
 
 from lbm.errors import DataError, UsageError
 from rvdflow.video.decode import decode
-from rvdflow.video.source import GRAY, Clip, Read, Shrink, Source, inside, unchanged
+from rvdflow.video.source import GRAY, Clip, Protocol, Read, Shrink, Source, inside, unchanged
 
 LIST = "00sequences.txt"
 MAX_LIST = 2**20  # bytes; the published list has 38 kB
@@ -93,6 +93,9 @@ class Kth(Source):
     """KTH Actions in `folder`. `sequences` is where 00sequences.txt lies, when it is not in the folder."""
 
     name = "kth"
+    title = "KTH Actions"
+    resize, crop = "bilinear", "stretch"  # as the code that was released with the paper
+    protocol = Protocol("rvd-kth", context=4, lead=12, init_time=15)
     channels = GRAY
     interval = INTERVAL
 
@@ -100,6 +103,7 @@ class Kth(Source):
         super().__init__(folder)
         if split not in SPLITS:
             raise UsageError(f"split {split!r} of KTH Actions: wanted one of {', '.join(SPLITS)}")
+        self.split_policy = f"persons, as {split}"
         self.split, self.published = split, PUBLISHED[split]
         self.sequences = sequences or folder / LIST
 

@@ -58,11 +58,27 @@ class Series:
     about: str
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a paper tests: `context` frames up to frame `init_time` are seen, the next `lead` frames are forecast."""
+
+    name: str
+    context: int
+    lead: int
+    init_time: int
+
+
 class Source(ABC):
     """An archive of clips as it was published. Picklable, and without open files: workers read from it."""
 
     name: str
+    title: str
     channels: tuple[str, ...]
+    split_policy: str  # who decided which clip is in which split
+    size: tuple[int, int] = (64, 64)  # of the frames it is usually converted to: height, width
+    resize: str = "area"  # and how: the words of `rvdflow.video.resize`
+    crop: str = "crop"
+    protocol: Protocol | None = None
     interval: float | None = None  # seconds between frames
     published: Mapping[str, int] = {}  # clips by split, as published
     series: Mapping[str, Series] = {}  # what `Read.extras` holds
