@@ -23,6 +23,7 @@ from lbm import dataset
 from lbm.console import Stop, duration, progress, say, warn
 from lbm.console import size as in_bytes
 from lbm.errors import DataError, UsageError
+from rvdflow.video.decode import MAX_PIXELS
 from rvdflow.video.source import Clip, Source
 from rvdflow.video.store import Columns, Preparation, Shape, attributes, configuration, create, require_agreement
 from rvdflow.video.workers import Job, Row, results
@@ -139,7 +140,7 @@ def estimate(
         "largest_disk_bytes": octets(clips, shape),
         "chunk": [shape.row, shape.part, shape.channels, *shape.size],
         "workers": workers,
-        "seconds": round(float(np.mean(seconds)) * len(clips) / workers, 1) if seconds else None,
+        "seconds": float(f"{np.mean(seconds) * len(clips) / workers:.3g}") if seconds else None,
         "warnings": [*source.notes, *_differences(source, clips, limit), *damaged],
     }
 
@@ -251,6 +252,8 @@ def _preparation(
     resize: str | None,
     crop: str | tuple[int, int, int, int] | None,
 ) -> Preparation:
+    if size is not None and not (min(size) > 0 and size[0] * size[1] <= MAX_PIXELS):
+        raise UsageError(f"frames of {size[0]} x {size[1]} pixels: at least 1 x 1, at most {MAX_PIXELS} pixels wanted")
     return Preparation(size or source.size, resize or source.resize, source.crop if crop is None else crop)
 
 

@@ -30,6 +30,7 @@ CHUNK = 2**20  # bytes of a chunk of frames, at most, where a frame is smaller
 LARGEST = 2**22  # bytes of a chunk that several clips share
 FILES = 80_000  # of frames in a store, before clips share chunks
 GRID = 10_000_000  # chunks there is room for
+LONGEST = 2**20  # frames of a clip; more is a slip in a list
 FLUSH_EVERY = 1.0  # seconds
 ABOUT = {
     "clip_id": "name of the clip in its archive",
@@ -65,16 +66,18 @@ class Shape:
 
     @classmethod
     def of(cls, clips: Sequence[Clip], channels: int, size: tuple[int, int]) -> Shape:
-        """The shape for some clips. DataError where a clip promises absurdly many frames."""
+        """The shape for some clips. DataError where a clip promises absurdly many frames, or all take too much room."""
         listed = [clip.stop - clip.first for clip in clips]
         frames, octets = max(listed), channels * size[0] * size[1]
+        if frames > LONGEST:
+            clip = clips[listed.index(frames)]
+            raise DataError(f"clip {clip.clip_id} promises {frames} frames, more than {LONGEST}: {clip.source_file}")
         parts = -(-frames // max(1, CHUNK // octets))
         part = -(-frames // parts)
         files = sum(-(-n // part) for n in listed)
         row = min(-(-files // FILES), max(1, LARGEST // (part * octets)))
-        if len(clips) // row * parts > GRID:
-            longest = max(clips, key=lambda clip: clip.stop - clip.first)
-            raise DataError(f"{longest.source_file}: clip {longest.clip_id} promises {frames} frames: too many")
+        if -(-len(clips) // row) * parts > GRID:
+            raise DataError(f"{len(clips)} clips of up to {frames} frames need more than {GRID} chunks: too many")
         return cls(len(clips), frames, channels, size, row, part)
 
 
@@ -159,6 +162,12 @@ def create(
     return dataset.create(path, variables=variables, coords=coords, sizes=sizes, attrs=attrs, overwrite=overwrite)
 
 
+def _settings(text: str) -> dict[str, Any]:
+    """The settings of a configuration, those of the source among the others."""
+    config = json.loads(text)
+    return {**{name: value for name, value in config.items() if name != "options"}, **config["options"]}
+
+
 def _per_clip(dtype: str, about: str) -> dataset.Variable:
     return dataset.Variable(("trajectory",), dtype, {"long_name": about}, (dataset.CLIPS_PER_CHUNK,))
 
@@ -167,11 +176,9 @@ def require_agreement(path: Path, source: Source, clips: Sequence[Clip], attrs: 
     """Raise UsageError unless the store at `path` was begun with the same settings and the same clips."""
     stored = dataset.read_attributes(path)
     try:
-        ours, theirs = json.loads(attrs["config"]), json.loads(str(stored.get("config")))
-        theirs = {**theirs, **theirs.pop("options")}
+        ours, theirs = (_settings(str(one.get("config"))) for one in (attrs, stored))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise DataError(f"{path} has no settings of a conversion: it was not begun by rvdflow convert") from None
-    ours = {**ours, **ours.pop("options")}
     anew = "resume with the same settings and the same archive, or begin anew with --overwrite"
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         if ours.get(name) != theirs.get(name):
