@@ -62,7 +62,7 @@ def kth(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """KTH Actions: persons that walk, jog, run, box, wave and clap. 64x64 gray."""
+    """KTH Actions: persons walk, run, box, clap. 64x64 gray."""
 
     def source() -> Source:
         from rvdflow.video.kth import Kth
@@ -91,7 +91,7 @@ def bair(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """BAIR robot pushing, the small set (softmotion30_44k). 64x64 in colour."""
+    """BAIR robot pushing, small. 64x64 in colour."""
 
     def source() -> Source:
         from rvdflow.video.bair import Bair
@@ -117,7 +117,7 @@ def cityscapes(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Cityscapes sequences (leftImg8bit_sequence): drives through cities. 128x128 in colour."""
+    """Cityscapes: drives through cities. 128x128 in colour."""
 
     def source() -> Source:
         from rvdflow.video.cityscapes import Cityscapes
@@ -153,7 +153,7 @@ def video(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Your own clips: video files, folders of images, arrays (.npy, .npz, .h5). 64x64."""
+    """Your own: video files, folders of images, arrays."""
 
     def source() -> Source:
         from rvdflow.video.folder import VideoFolder
@@ -187,7 +187,7 @@ def glyphs(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Digits that bounce off the walls at random: nothing to download, true distribution known."""
+    """Digits that bounce at random; nothing to download."""
 
     def source() -> Source:
         from rvdflow.video.glyphs import Glyphs, MovingGlyphs

@@ -70,7 +70,7 @@ def convert(
     for text in [*source.notes, *_differences(source, clips, limit)]:
         warn(text, quiet=quiet)
     if limit is not None:
-        say(f"the first {limit} clips of each split: {_counts(clips)}", quiet=quiet)
+        say(f"--limit {limit}: the first clips of each split: {_counts(clips)}", quiet=quiet)
     if resume and output.exists():
         require_agreement(output, source, clips, attrs)
         stored = dataset.read_attributes(output)
@@ -224,7 +224,7 @@ def _warn_damaged(columns: Columns, clips: Sequence[Clip], remarks: dict[int, st
             for k in damaged[:EXAMPLES]
         ]
         more = f" and {len(damaged) - EXAMPLES} more" if len(damaged) > EXAMPLES else ""
-        warn(f"{len(damaged)} of {len(clips)} clips are damaged: {'; '.join(shown)}{more}", quiet=quiet)
+        warn(f"damaged clips: {len(damaged)} of {len(clips)}: {'; '.join(shown)}{more}", quiet=quiet)
     odd = [k for k in sorted(remarks) if k not in damaged]
     if odd:
         warn(f"{len(odd)} of {len(clips)} clips: {clips[odd[0]].clip_id}: {remarks[odd[0]]}", quiet=quiet)
@@ -234,7 +234,7 @@ def _differences(source: Source, clips: Sequence[Clip], limit: int | None) -> li
     """Where the numbers of clips are not those published."""
     counts = _split_counts(clips)
     return [
-        f"{split}: {counts[split]:,} clips, published are {number:,}"
+        f"clips of split {split}: {counts[split]:,}, published are {number:,}"
         for split, number in source.published.items()
         if limit is None and counts[split] != number
     ]

@@ -336,9 +336,9 @@ def test_a_truncated_video_gives_short_clips_and_one_warning(kth, pictures_of_kt
         opened["frames"].values[1, :length, 0], pictures_of_kth("person01_boxing_d1")[5 : 5 + length]
     )
     assert not opened["frames"].values[1, length:].any()
-    warned = [line for line in capsys.readouterr().err.splitlines() if "damaged:" in line]
+    warned = [line for line in capsys.readouterr().err.splitlines() if "damaged clips:" in line]
     assert len(warned) == 1
-    assert f"1 of 6 clips are damaged: person01_boxing_d1/2 has {length} of 15 frames" in warned[0]
+    assert f"damaged clips: 1 of 6: person01_boxing_d1/2 has {length} of 15 frames" in warned[0]
     dataset.check(path)
 
 
@@ -353,7 +353,7 @@ def test_a_record_with_a_wrong_checksum_is_an_unreadable_clip(bair, tmp_path, ca
     assert opened["length"].values.tolist() == [30, 30, 0, 30]
     assert not opened["frames"].values[2].any()
     assert np.isnan(opened["robot_action"].values[2]).all()
-    assert "1 of 4 clips are damaged: train/001024_001025/000000 has 0 of 30 frames" in capsys.readouterr().err
+    assert "damaged clips: 1 of 4: train/001024_001025/000000 has 0 of 30 frames" in capsys.readouterr().err
     assert summary(path)["unreadable"] == 1
     dataset.check(path)
 
@@ -407,7 +407,7 @@ def test_odd_images_of_cityscapes_leave_their_clip_out(cityscapes, tmp_path, cap
     length = dict(zip(opened["city"].values.tolist(), opened["length"].values.tolist(), strict=True))
     assert length == {"bonn": 30, "aachen": 0, "b": 0, "d": 30, "lindau": 30}
     warned = capsys.readouterr().err
-    assert "2 of 5 clips are damaged: train/aachen_000000_000000 has 0 of 30 frames" in warned
+    assert "damaged clips: 2 of 5: train/aachen_000000_000000 has 0 of 30 frames" in warned
     assert "2 runs not of 30 k frames" in warned  # the city with a missing image is not there at all
 
 
@@ -436,7 +436,7 @@ def test_a_limit_takes_the_first_clips_of_each_split(kth, tmp_path, capsys):
     ids = dataset.open_dataset(path)["clip_id"].values.tolist()
     assert ids == ["person01_boxing_d1/1", "person11_walking_d4/1", "person22_running_d3/1"]
     said = capsys.readouterr()
-    assert "the first 1 clips of each split: 1 train, 1 validation, 1 test" in said.out
+    assert "--limit 1: the first clips of each split: 1 train, 1 validation, 1 test" in said.out
     assert "published" not in said.err
 
 
@@ -444,9 +444,9 @@ def test_counts_that_are_not_the_published_ones_are_told_once_for_each_split(kth
     convert(Kth(kth(tmp_path / "kth")), tmp_path / "a.zarr", size=NATIVE, workers=1, quiet=False)
     warned = [line for line in capsys.readouterr().err.splitlines() if "published" in line]
     assert warned == [
-        "warning: train: 2 clips, published are 760",
-        "warning: validation: 2 clips, published are 768",
-        "warning: test: 2 clips, published are 863",
+        "warning: clips of split train: 2, published are 760",
+        "warning: clips of split validation: 2, published are 768",
+        "warning: clips of split test: 2, published are 863",
     ]
 
 
