@@ -175,6 +175,7 @@ def _fill(job: Job, writer: dataset.Writer, clips: Sequence[Clip], workers: int,
     rows = _rows(columns, clips, job.shape.row)
     remarks: dict[int, str] = {}
     done = int((columns.written == 1).sum())
+    _require_readable(columns, clips, remarks)
     with Stop() as stop, progress(len(clips), "convert", unit="clips", quiet=quiet, done=done) as bar:
         try:
             for result in results(job, rows, workers, stop):
@@ -209,8 +210,8 @@ def _require_readable(columns: Columns, clips: Sequence[Clip], remarks: dict[int
     if columns.unreadable > UNREADABLE * len(clips):
         first = int(np.flatnonzero((columns.written == 1) & (columns.length == 0))[0])
         raise DataError(
-            f"{columns.unreadable} of {len(clips)} clips cannot be read, too many to go on; the first: "
-            f"{remarks.get(first, clips[first].clip_id)}"
+            f"{columns.unreadable} of {len(clips)} clips cannot be read, too many to go on (mend "
+            f"the archive and begin anew with --overwrite); the first: {remarks.get(first, clips[first].clip_id)}"
         )
 
 

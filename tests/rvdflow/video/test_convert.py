@@ -158,6 +158,20 @@ def test_chunks_beyond_the_end_of_a_clip_are_no_loss_and_all_others_are(kth, con
         dataset.open_dataset(path)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_numbers_of_clips_that_lie_in_several_chunks_are_those_of_one(tmp_path, monkeypatch, workers):
+    source = drawn(11, test=4)
+    one = dataset.open_dataset(convert(source, tmp_path / "one.zarr", workers=1), chunks=None)
+    monkeypatch.setattr(dataset, "CLIPS_PER_CHUNK", 4)
+    monkeypatch.setattr("lbm.writer.CLIPS_PER_CHUNK", 4)
+    monkeypatch.setattr(store, "FLUSH_EVERY", 0.0)
+    path = convert(source, tmp_path / "many.zarr", workers=workers)
+    many = dataset.open_dataset(path, chunks=None)
+    for name in ("length", "clips_written", "position", "source_sha256"):
+        assert len(list((path / name / "c").iterdir())) == 4
+    assert many.drop_encoding().identical(one.drop_encoding())
+
+
 def test_a_store_without_a_chunk_that_should_be_there_is_not_finished(tmp_path, monkeypatch):
     monkeypatch.setattr("rvdflow.video.workers.Writer.write", lambda *_, **__: None)
     with pytest.raises(DataError, match=r"clips written|never written"):
@@ -366,6 +380,8 @@ def test_an_archive_that_is_mostly_unreadable_is_refused(bair, tmp_path):
         file.write_bytes(data)
     with pytest.raises(DataError, match=r"3 of 4 clips cannot be read.*record 0 at byte 0"):
         convert(Bair(folder), tmp_path / "a.zarr", workers=1)
+    with pytest.raises(DataError, match=r"3 of 4 clips cannot be read.*test/000000_000000/000000"):
+        convert(Bair(folder), tmp_path / "a.zarr", workers=1, resume=True)
 
 
 def _cut(data):

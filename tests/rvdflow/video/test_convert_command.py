@@ -183,8 +183,9 @@ def test_whatever_ends_it_a_resumed_store_has_the_same_bytes(
     assert content(path) == content(whole)
 
 
-def test_a_full_disk_is_an_error_of_the_disk(rvdflow_process, tmp_path):
-    command = ["convert", "glyphs", *GLYPHS, "-o", tmp_path / "a.zarr", "--workers", 1]
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_an_error_of_the_disk(rvdflow_process, tmp_path, workers):
+    command = ["convert", "glyphs", *GLYPHS, "-o", tmp_path / "a.zarr", "--workers", workers]
     code, _, error = rvdflow_process(*command, limit=2000).wait()
     assert code == 5, error
     assert len(error.strip().splitlines()) <= 2
