@@ -66,13 +66,22 @@ class VideoFolder(Source):
         self.interval = self._asked_interval = interval
 
     def clips(self) -> list[Clip]:
-        """All clips, ordered by their ids. Headers of videos and arrays are read, images are only counted."""
+        """All clips, ordered by their ids. Headers of videos and arrays are read, images are only counted.
+
+        Videos that cannot be opened are left out, with a note; DataError when that is more than half of all files.
+        """
         self.notes = []
         files = self._files()
         splits = self._splits(list(files))
         intervals: set[float | None] = set()
         self._damaged: list[str] = []
+        self._unreadable: list[str] = []
         clips = [clip for name in sorted(splits) for clip in self._of(name, files[name], splits[name], intervals)]
+        if self._unreadable:
+            what = counted(len(self._unreadable), "video cannot be read", "videos cannot be read", self._unreadable[0])
+            if len(self._unreadable) > len(splits) / 2:
+                raise DataError(f"of {len(splits)} files {what}")
+            self.notes.append(f"left out: {what}")
         if not clips:
             raise DataError(
                 f"{self.folder}: no video, folder of images or array; known are "
@@ -121,7 +130,11 @@ class VideoFolder(Source):
             lengths = arrays.describe(path, self.layout)
             count, clips = lengths["T"], lengths["N"] if "N" in self.layout.axes else 0
         elif not count:
-            video = facts(path)
+            try:
+                video = facts(path)
+            except DataError as error:
+                self._unreadable.append(str(error))
+                return
             count, interval = video.frames, video.interval
             if video.damage:
                 self._damaged.append(f"{name}, {count} frames: {video.damage}")

@@ -26,6 +26,7 @@ import numpy as np
 from lbm.console import Stop
 from lbm.dataset import Writer
 from lbm.errors import DataError, ResourceError, UsageError
+from rvdflow.video.files import regular_size
 from rvdflow.video.source import Clip, Read, Source
 from rvdflow.video.store import Done, Preparation, Shape
 
@@ -103,6 +104,7 @@ def digest(source: Source, clip: Clip) -> str:
 
 
 def _sha256(path: Path) -> str:
+    regular_size(path)  # a pipe would never end
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,6 +1,7 @@
 """Archives in their real formats become stores: pixels are the archive's, however and how often it was gone about."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -425,6 +426,16 @@ def test_odd_images_of_cityscapes_leave_their_clip_out(cityscapes, tmp_path, cap
     warned = capsys.readouterr().err
     assert "damaged clips: 2 of 5: train/aachen_000000_000000 has 0 of 30 frames" in warned
     assert "2 runs not of 30 k frames" in warned  # the city with a missing image is not there at all
+
+
+def test_a_pipe_among_the_images_is_no_reason_to_wait(cityscapes, tmp_path):
+    folder = cityscapes(tmp_path / "c")
+    image = next(folder.rglob("aachen*_000007_*.png"))
+    image.unlink()
+    os.mkfifo(image)
+    opened = dataset.open_dataset(convert(Cityscapes(folder), tmp_path / "a.zarr", size=(2, 2), workers=1))
+    assert opened["length"].values.tolist() == [30, 0, 30]
+    assert [len(text) for text in opened["source_sha256"].values] == [64, 0, 64]
 
 
 def test_a_link_out_of_the_archive_is_refused(cityscapes, tmp_path):

@@ -266,3 +266,17 @@ def test_a_video_that_is_cut_off_is_noted_with_its_frames(tmp_path):
         f"1 video cut off or damaged: only what comes before is a clip (the first: cut.avi, {cut.stop} frames: "
         "cut off or damaged)"
     ]
+
+
+def test_videos_that_cannot_be_opened_are_left_out_until_they_are_more_than_half(tmp_path):
+    for k in range(2):
+        video(tmp_path / f"{k}.avi", 6)
+    (tmp_path / "bad.avi").write_bytes(b"no video at all")
+    source = VideoFolder(tmp_path, validation=0, test=0)
+    assert [clip.clip_id for clip in source.clips()] == ["0.avi", "1.avi"]
+    assert source.notes[0].startswith("left out: 1 video cannot be read (the first: ")
+    assert "bad.avi: no AVI, MP4 or Matroska video" in source.notes[0]
+    for k in range(2):
+        (tmp_path / f"bad{k}.mp4").write_bytes(b"neither")
+    with pytest.raises(DataError, match=r"of 5 files 3 videos cannot be read .*bad\.avi"):
+        source.clips()
