@@ -10,6 +10,7 @@ import typer
 
 from lbm.console import Debug, emit_json, run, say
 from lbm.errors import UsageError
+from rvdflow.video.cli import app as convert
 
 app = typer.Typer(
     name="rvdflow",
@@ -17,8 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Learn from simulated flow, forecast ensembles, verify them. Data come from `lbm simulate`.",
+    help="Learn from flow or video, forecast ensembles, verify them. Data: `lbm simulate`, `rvdflow convert`.",
 )
+app.add_typer(convert)
 
 DataPath = Annotated[Path, typer.Option("--data", help="Dataset of flow, such as flow.zarr.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings in a TOML file.")]
