@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from evaluation.alignment import lengths
+from evaluation.alignment import lengths, lighter
 from evaluation.colour import DIM, Channels
 from evaluation.errors import EvaluationError
 from evaluation.protocols import GreyLevels
@@ -71,11 +71,15 @@ def background(
     walls = _walls(truth, frames, mask_walls)
     runs, which = _training(truth, frames.sizes["trajectory"])
     frame_counts = lengths(truth)
-    if frame_counts is not None:
-        runs = [k for k in runs if frame_counts[k] > 0]
-        if not runs:
-            raise EvaluationError("no clip of the truth to take the climatology from has a frame (length 0)")
+    if frame_counts is None:
+        frame_counts = np.full(frames.sizes["trajectory"], frames.sizes["time"])
+    runs = [k for k in runs if frame_counts[k] > 0]
+    if not runs:
+        raise EvaluationError("no clip of the truth to take the climatology from has a frame (length 0)")
     taken = clips_taken(runs, shape)
+    if channels is not None and frames.chunks is not None:
+        frames, frame_counts = lighter(frames.isel(trajectory=taken)), frame_counts[taken]
+        taken = list(range(len(taken)))
     sample, extremes = _sample(frames, taken, frame_counts, channels)
     sample[:, walls.any(0)] = 0
     fluid = np.asarray(~walls.any(0))
@@ -149,7 +153,7 @@ def clips_taken(runs: Sequence[int], shape: tuple[int, ...]) -> list[int]:
 
 
 def _sample(
-    frames: xr.DataArray, runs: Sequence[int], frame_counts: np.ndarray | None, channels: Channels | None
+    frames: xr.DataArray, runs: Sequence[int], frame_counts: np.ndarray, channels: Channels | None
 ) -> tuple[np.ndarray, tuple[float, float] | None]:
     """(sample, y, x), and of a video in floats the smallest and largest value of any channel.
 
@@ -159,7 +163,7 @@ def _sample(
     kind = np.float32 if frames.dtype.itemsize <= 4 else np.float64
     parts, extremes = [], []
     for k in runs:
-        times = frames.sizes["time"] if frame_counts is None else min(int(frame_counts[k]), frames.sizes["time"])
+        times = int(frame_counts[k])
         step = max(1, times // wanted)
         part = frames.isel(trajectory=k, time=slice(step // 2, times, step))[:wanted].values
         if channels is not None:

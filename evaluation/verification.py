@@ -35,7 +35,7 @@ import numpy as np
 import xarray as xr
 
 from evaluation import layout, protocols, scoring
-from evaluation.alignment import align
+from evaluation.alignment import align, lighter
 from evaluation.background import Background, background
 from evaluation.colour import DIM, Channels
 from evaluation.errors import EvaluationError
@@ -144,7 +144,10 @@ class Verification:
                 "select along other dimensions, or rename them (--rename theirs=ours)"
             )
         values = values.transpose(*wanted)
-        return _Method(name, values, aligned.transpose(*order), dict(forecast.attrs))
+        aligned = aligned.transpose(*order)
+        if self.channels is not None:
+            values, aligned = lighter(values), lighter(aligned)
+        return _Method(name, values, aligned, dict(forecast.attrs))
 
     def _sizes(self, shape: tuple[int, int]) -> dict[str, int]:
         b, leads = self.background, len(self.leads)
