@@ -105,7 +105,10 @@ def background(
         magnitude = np.abs(values) if absolute else values
         thresholds = sorted({float(f"{q:.2g}") for q in np.quantile(magnitude, QUANTILES)})
     spare = 0.25 * (high - low) or 1.0
+    edges = np.linspace(low - spare, high + spare, BINS + 1)
     eight_bit = grey or (channels is not None and frames.dtype == np.uint8)
+    if channels is not None and eight_bit:  # the same number of grey levels in each bin
+        edges = np.linspace(-0.5, 255.5, BINS + 1)
     return Background(
         climatology=sample.mean(0, dtype=np.float64),
         pod=_pod(sample, fluid),
@@ -114,7 +117,7 @@ def background(
         deviation=float(values.std(dtype=np.float64)) or 1.0,
         lowest=0.0 if eight_bit else low,
         data_range=255.0 if eight_bit else (high - low) or 1.0,
-        edges=np.linspace(low - spare, high + spare, BINS + 1),
+        edges=edges,
         probes=tuple(probes) if probes is not None else _behind(walls, shape),
         value_range=value_range,
         grey=levels,
@@ -149,7 +152,7 @@ def clips_taken(runs: Sequence[int], shape: tuple[int, ...]) -> list[int]:
     most = max(1, min(FRAMES, MOST_BYTES // (8 * shape[0] * shape[1])))
     if len(runs) <= most:
         return list(runs)
-    return [runs[k] for k in (np.arange(most) * len(runs) + len(runs) // 2) // most]
+    return [runs[(k * len(runs) + len(runs) // 2) // most] for k in range(most)]
 
 
 def _sample(

@@ -12,6 +12,7 @@ frames is float32 and not rounded: three equal channels have exactly their commo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -44,7 +45,7 @@ class Channels:
     def title(self) -> str:
         """What `picture` gives, in few words."""
         if len(self.names) == 1:
-            return self.names[0] if self.names[0] != "0" else "the channel"
+            return "brightness" if self.names[0] in ("gray", "grey", "0") else self.names[0]
         return "luma" if self.rgb else "mean of the channels"
 
     @property
@@ -62,12 +63,12 @@ class Channels:
         """One picture (..., y, x) of frames (..., channel, y, x); float32 or float64 where it is computed."""
         if len(self.names) == 1:
             return values[..., 0, :, :]
-        kind = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
+        kind: Any = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
         if self.rgb is None:
             return values.mean(-3, dtype=kind)
-        parts = (values[..., k, :, :] for k in self.rgb)
-        total = sum(kind(weight) * part.astype(kind, copy=False) for weight, part in zip(LUMA, parts, strict=True))
-        return np.asarray(total) / kind(sum(LUMA))
+        red, green, blue = (values[..., k, :, :].astype(kind, copy=False) for k in self.rgb)
+        luma: np.ndarray = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / sum(LUMA)
+        return luma
 
     def colours(self, values: np.ndarray) -> np.ndarray:
         """Frames (..., y, x, 3) in red, green, blue; (..., y, x) of other channels, their `picture`."""

@@ -298,7 +298,10 @@ class Verification:
                 attrs["long_name"] = layout.LONG_NAMES["crps_classical"]
             found[name] = (layout.LAYOUT[name], self.sums.dtype(name), attrs)
         for name in self.sums.distance_names:
-            found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": layout.LONG_NAMES[name]})
+            long_name = layout.LONG_NAMES[name]
+            if self.channels is not None:
+                long_name = long_name.replace("physics features", "features of motion and texture")
+            found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": long_name})
         return found
 
     @property
@@ -345,7 +348,8 @@ class Verification:
 
     def _background_words(self) -> str:
         b = self.background
-        words = f"{b.frames} frames of {'the training runs' if b.runs == 'train' else b.runs}"
+        kind = "runs" if self.channels is None else "clips"
+        words = f"{b.frames} frames of {f'the training {kind}' if b.runs == 'train' else b.runs}"
         return f"{words} ({b.sampled})" if b.sampled else words
 
     def _channel_words(self) -> dict[str, str]:
