@@ -146,9 +146,9 @@ def _reliability(scores: xr.Dataset) -> str:
     event = escape(diagrams.event_words(scores, middle(scores["threshold"])))
     return (
         f"Of all {terms.cells} for which {event} was given some probability, in how many did it happen? On the "
-        "diagonal the probabilities mean what they say; flatter: too confident; dotted: how often it happens at all. Bars: "
-        f"95 % intervals over {terms.runs}. Inset: how often each probability was said; a sharp forecast says 0 and 1."
-        + _not_for(scores)
+        "diagonal the probabilities mean what they say; flatter: too confident; dotted: how often it happens at all. "
+        f"Bars: 95 % intervals over {terms.runs}. Inset: how often each probability was said; a sharp forecast says 0 "
+        "and 1." + _not_for(scores)
     )
 
 
