@@ -348,9 +348,9 @@ class Verification:
 
     def _background_words(self) -> str:
         b = self.background
-        kind = "runs" if self.channels is None else "clips"
-        words = f"{b.frames} frames of {f'the training {kind}' if b.runs == 'train' else b.runs}"
-        return f"{words} ({b.sampled})" if b.sampled else words
+        words = f"{b.frames} frames of {'the training runs' if b.runs == 'train' else b.runs}"
+        words = f"{words} ({b.sampled})" if b.sampled else words
+        return words if self.channels is None else words.replace("runs", "clips")
 
     def _channel_words(self) -> dict[str, str]:
         """Of a video: its channels, and which families saw what of them."""

@@ -79,7 +79,9 @@ def test_the_film_strip_shows_the_frames_as_they_are(case):
 
 def test_maps_have_the_first_row_on_top(case):
     drawing = maps.crps_maps(case[0])
-    assert {image.origin for axes in drawing.axes for image in axes.get_images() if axes.get_title()} == {"upper"}
+    assert {image.origin for axes in drawing.axes for image in axes.get_images() if axes.get_title(loc="left")} == {
+        "upper"
+    }
 
 
 def test_the_page_speaks_of_video_in_grey_levels(tmp_path):
