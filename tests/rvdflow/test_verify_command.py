@@ -318,8 +318,8 @@ def make_video(folder: Path) -> tuple[Path, Path]:
     truth, forecast = folder / "video.zarr", folder / "forecast.zarr"
     coords = {"channel": names, "time": ("time", np.arange(frames), {})}
     with store.create(truth, variables=variables, coords=coords, sizes=sizes, attrs={}) as writer:
-        for clip, end in enumerate(length):
-            writer.write("frames", values[clip, :end], trajectory=clip, time=slice(0, int(end)))
+        for clip in range(clips):
+            writer.write("frames", values[clip], trajectory=clip, time=slice(0, frames))
             writer.mark(trajectory=clip, time=slice(0, frames))
         writer.finish()
     runs, members, leads = [1, 3], 3, 16
