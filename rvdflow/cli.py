@@ -278,9 +278,14 @@ def verify(
     threshold: Annotated[
         str | None, typer.Option(help="Thresholds of events, as 0.01,0.02; default: quantiles .8 and .95.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="A published way of scoring: rvd.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="A published way of scoring: rvd, rvd-kth, rvd-bair or rvd-cityscapes.")
+    ] = None,
     value_range: Annotated[
-        str | None, typer.Option(help="Values of black and white, as -0.05,0.05; default: extremes of training runs.")
+        str | None,
+        typer.Option(
+            help="Values of black and white, as -0.05,0.05; default: 0,255 of 8 bits, else extremes of training."
+        ),
     ] = None,
     scores: Annotated[
         str | None, typer.Option("--scores", help="Only some families, as events,spectra; points: the CRPS alone.")
