@@ -26,6 +26,7 @@ class Protocol:
 
     leads: int  # 1 ... leads
     init_time: int | None = None  # the last frame seen; None: any, and fewer leads will do
+    context: int = 4  # frames seen
 
     def cases(self, name: str, forecasts: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
         """The forecasts after the init time that this protocol, called `name`, scores.

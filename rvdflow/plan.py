@@ -144,6 +144,17 @@ def plan(
     )
 
 
+def published_cases(protocol: str) -> dict[str, Any]:
+    """`context`, `lead` and `init_times` of a published protocol. UsageError when it does not say them."""
+    from evaluation.protocols import PROTOCOLS
+
+    known = {name: each for name, each in PROTOCOLS.items() if each.init_time is not None}
+    if protocol not in known:
+        raise UsageError(f"protocol {protocol!r} names no cases: use {', '.join(known)}")
+    found = known[protocol]
+    return {"context": found.context, "lead": found.leads, "init_times": [found.init_time]}
+
+
 def _evenly(values: list[int], count: int) -> list[int]:
     """`count` of `values`, first and last included, evenly spread."""
     if count >= len(values):
