@@ -4,12 +4,14 @@
     truth    (trajectory, time, [channel,] y, x)
     aligned  (trajectory, init_time, lead_time, [channel,] y, x), truth at valid_time = init_time + lead_time
 
-Frames are matched by whole numbers, never to the nearest one.
+Frames are matched by whole numbers, never to the nearest one. Where the truth is clips of unequal length it has a
+variable `length` (trajectory): frames beyond a clip's length do not exist, whatever the array holds there.
 """
 
 import numpy as np
 import xarray as xr
 
+from .colour import DIM, Channels
 from .dims import ALIASES, match
 from .errors import DimensionError, EvaluationError
 
@@ -25,7 +27,8 @@ def align(
     Lazy input stays lazy, and a part of the result needs only its own frames.
 
     Raises EvaluationError for a variable that is not in both, or in different units, a valid time or trajectory that
-    the truth lacks, times that are not whole numbers; DimensionError if the grids differ.
+    the truth lacks, a case of the forecast (of those that `cases_written` marks, else any) that goes beyond the length
+    of its clip, times that are not whole numbers; DimensionError if the grids or the channels differ.
     """
     values, frames = _variable(forecast, variable, "forecast"), _variable(truth, variable, "truth")
     _same_units(values, frames, variable)
@@ -36,6 +39,7 @@ def align(
     ):
         if dim not in array.dims:
             raise DimensionError(f'{variable} of the {name} has no dimension "{dim}", only {array.dims}')
+    _same_channels(values, frames, variable)
     grid = [d for d in frames.dims if d not in ("trajectory", "time")]
     missing = [d for d in grid if d not in values.dims]
     if missing or ("trajectory" in values.dims) != ("trajectory" in frames.dims):
@@ -43,6 +47,7 @@ def align(
     match(values, frames, grid, "the forecast", "the truth")
     if "trajectory" in values.dims:
         runs = _positions(frames, "trajectory", _labels(values, "trajectory"), "trajectory")
+        _within_lengths(forecast, truth, values, frames, runs)
         frames = frames.isel(trajectory=runs).assign_coords(trajectory=_labels(values, "trajectory"))
     frames = _at_valid_time(frames, values)
     if mask_walls and "solid" in truth:
@@ -58,6 +63,56 @@ def valid_time(forecast: xr.Dataset | xr.DataArray) -> np.ndarray:
     else:
         times = _labels(forecast, "init_time")[:, None] + _labels(forecast, "lead_time")[None, :]
     return _whole(times, "valid_time")
+
+
+def lighter(frames: xr.DataArray) -> xr.DataArray:
+    """The same lazy array with a dask graph of its own chunks alone.
+
+    Each read of an array goes through its whole graph: of some clips out of 40 000 that takes ten times as long.
+    """
+    if frames.chunks is None:
+        return frames
+    import dask
+
+    return dask.optimize(frames)[0]
+
+
+def lengths(truth: xr.Dataset) -> np.ndarray | None:
+    """How many frames each trajectory of the truth has, from its variable `length`; None where it has none."""
+    if "length" not in truth or truth["length"].dims != ("trajectory",) or truth["length"].dtype.kind not in "iu":
+        return None
+    return truth["length"].values.astype(np.int64)
+
+
+def _within_lengths(
+    forecast: xr.Dataset, truth: xr.Dataset, values: xr.DataArray, frames: xr.DataArray, runs: np.ndarray
+) -> None:
+    known = lengths(truth)
+    if known is None:
+        return
+    times = valid_time(values)
+    last = _positions(frames, "time", times.ravel(), "valid time").reshape(times.shape).max(1)
+    claimed = np.ones((len(runs), len(last)), bool)
+    if "cases_written" in forecast:
+        claimed = _renamed(forecast)["cases_written"].transpose("trajectory", "init_time").values > 0
+    beyond = np.argwhere(claimed & (last >= known[runs][:, None]))
+    if len(beyond):
+        k, i = beyond[0]
+        raise EvaluationError(
+            f"trajectory {_labels(values, 'trajectory')[k]} has {known[runs[k]]} frames; its forecast after init time "
+            f"{_labels(values, 'init_time')[i]} goes on to frame {times[i].max()} ({len(beyond)} of {claimed.sum()} "
+            "cases end beyond their clip): forecast fewer leads, or only clips that are long enough"
+        )
+
+
+def _same_channels(values: xr.DataArray, frames: xr.DataArray, variable: str) -> None:
+    ours, theirs = Channels.of(values), Channels.of(frames)
+    if ours != theirs:
+        names = [", ".join(c.names) if c is not None else f"none (no dimension {DIM})" for c in (ours, theirs)]
+        raise DimensionError(
+            f"channels of {variable} in the forecast: {names[0]}; in the truth: {names[1]}. They must be the same, in "
+            "the same order: select or reorder them (isel, sel)"
+        )
 
 
 def _at_valid_time(frames: xr.DataArray, values: xr.DataArray) -> xr.DataArray:

@@ -2,7 +2,8 @@
 
 Anomalies need a mean, events a threshold, histograms a range, mode coefficients their modes. Were these taken from
 the cases that are verified, a change of the test set would change the question. Frames are read one run at a time, and
-only so many that they fit into `BYTES`.
+only so many that they fit into `BYTES`; of archives of many clips some are taken, evenly spread (`clips_taken`). Of
+frames in colour it is the climate of one picture, see `evaluation.colour`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from evaluation.alignment import lengths, lighter
+from evaluation.colour import DIM, Channels
 from evaluation.errors import EvaluationError
 from evaluation.protocols import GreyLevels
 
 FRAMES, BYTES = 512, 2**26  # at most, of the training runs
+MOST_BYTES = 2**29  # of one frame from each run, at 8 bytes a cell: with more, some runs are left out
 MODES = 20
 BINS = 64
 QUANTILES = (0.8, 0.95)  # of the magnitude: the default thresholds of events
@@ -40,6 +44,7 @@ class Background:
     grey: GreyLevels | None
     frames: int
     runs: str  # "train", or which runs else
+    sampled: str = ""  # which of them, where not all were read
 
 
 def background(
@@ -52,18 +57,30 @@ def background(
     value_range: tuple[float, float] | None = None,
     grey: bool = False,
 ) -> Background:
-    """The background of `frames` (trajectory, time, y, x) of `truth`, from its runs of split "train" (else all).
+    """The background of `frames` (trajectory, time, [channel,] y, x) of `truth`, from its runs of split "train" (else
+    all); of clips of unequal length (`alignment.lengths`) only from frames that exist.
 
     thresholds: of events, in the unit of the variable; default: quantiles .8 and .95 of its magnitude.
     value_range: what black and white stand for; default: smallest and largest value (8-bit: 0 and 255).
     grey: everything is in grey levels of that range.
     probes: (y, x) cells; default: 1.5, 3 and 5 diameters behind the obstacle, half a diameter off its axis.
     """
-    frames = frames.transpose("trajectory", "time", "y", "x")
-    shape = frames.shape[2:]
+    channels = Channels.of(frames)
+    frames = frames.transpose("trajectory", "time", *([DIM] if channels else []), "y", "x")
+    shape = frames.shape[-2:]
     walls = _walls(truth, frames, mask_walls)
     runs, which = _training(truth, frames.sizes["trajectory"])
-    sample = _sample(frames, runs)
+    frame_counts = lengths(truth)
+    if frame_counts is None:
+        frame_counts = np.full(frames.sizes["trajectory"], frames.sizes["time"])
+    runs = [k for k in runs if frame_counts[k] > 0]
+    if not runs:
+        raise EvaluationError("no clip of the truth to take the climatology from has a frame (length 0)")
+    taken = clips_taken(runs, shape)
+    if channels is not None and frames.chunks is not None:
+        frames, frame_counts = lighter(frames.isel(trajectory=taken)), frame_counts[taken]
+        taken = list(range(len(taken)))
+    sample, extremes = _sample(frames, taken, frame_counts, channels)
     sample[:, walls.any(0)] = 0
     fluid = np.asarray(~walls.any(0))
     if not fluid.any():
@@ -74,7 +91,9 @@ def background(
             "wall, mark it by a variable `solid` (y, x) of the truth, which is True there"
         )
     if value_range is None:
-        value_range = (0.0, 255.0) if frames.dtype == np.uint8 else (float(sample.min()), float(sample.max()))
+        value_range = (
+            (0.0, 255.0) if frames.dtype == np.uint8 else extremes or (float(sample.min()), float(sample.max()))
+        )
     levels = GreyLevels(*value_range) if grey else None
     if levels is not None and frames.dtype != np.uint8:
         sample = levels.apply(sample).astype(np.float32)
@@ -86,27 +105,32 @@ def background(
         magnitude = np.abs(values) if absolute else values
         thresholds = sorted({float(f"{q:.2g}") for q in np.quantile(magnitude, QUANTILES)})
     spare = 0.25 * (high - low) or 1.0
+    edges = np.linspace(low - spare, high + spare, BINS + 1)
+    eight_bit = grey or (channels is not None and frames.dtype == np.uint8)
+    if channels is not None and eight_bit:  # the same number of grey levels in each bin
+        edges = np.linspace(-0.5, 255.5, BINS + 1)
     return Background(
         climatology=sample.mean(0, dtype=np.float64),
         pod=_pod(sample, fluid),
         thresholds=tuple(float(t) for t in thresholds),
         absolute=absolute,
         deviation=float(values.std(dtype=np.float64)) or 1.0,
-        lowest=0.0 if grey else low,
-        data_range=255.0 if grey else (high - low) or 1.0,
-        edges=np.linspace(low - spare, high + spare, BINS + 1),
+        lowest=0.0 if eight_bit else low,
+        data_range=255.0 if eight_bit else (high - low) or 1.0,
+        edges=edges,
         probes=tuple(probes) if probes is not None else _behind(walls, shape),
         value_range=value_range,
         grey=levels,
         frames=len(sample),
         runs=which,
+        sampled=f"{len(taken)} of {len(runs)} clips, evenly spread" if len(taken) < len(runs) else "",
     )
 
 
 def _walls(truth: xr.Dataset, frames: xr.DataArray, mask_walls: bool) -> np.ndarray:
     """(trajectory or 1, y, x) bool."""
     if not mask_walls or "solid" not in truth:
-        return np.zeros((1, *frames.shape[2:]), bool)
+        return np.zeros((1, *frames.shape[-2:]), bool)
     solid = truth["solid"]
     solid = solid if "trajectory" in solid.dims else solid.expand_dims("trajectory")
     return solid.transpose("trajectory", "y", "x").values.astype(bool)
@@ -120,15 +144,39 @@ def _training(truth: xr.Dataset, runs: int) -> tuple[list[int], str]:
     return list(range(runs)), "all runs: the truth names no training runs"
 
 
-def _sample(frames: xr.DataArray, runs: Sequence[int]) -> np.ndarray:
-    """(sample, y, x): evenly spread over the runs, some neighbours together, so that few chunks are read."""
-    times = frames.sizes["time"]
-    wanted = max(1, min(FRAMES, BYTES // (8 * frames.shape[2] * frames.shape[3])) // len(runs))
-    step = max(1, times // wanted)
+def clips_taken(runs: Sequence[int], shape: tuple[int, ...]) -> list[int]:
+    """All of the runs, or so many of them, evenly spread, that a frame (y, x) of each fits into `MOST_BYTES`.
+
+    At most `FRAMES`. No chance is in it: the same truth has the same background.
+    """
+    most = max(1, min(FRAMES, MOST_BYTES // (8 * shape[0] * shape[1])))
+    if len(runs) <= most:
+        return list(runs)
+    return [runs[(k * len(runs) + len(runs) // 2) // most] for k in range(most)]
+
+
+def _sample(
+    frames: xr.DataArray, runs: Sequence[int], frame_counts: np.ndarray, channels: Channels | None
+) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """(sample, y, x), and of a video in floats the smallest and largest value of any channel.
+
+    Evenly spread over the frames of each run, so that few chunks are read.
+    """
+    wanted = max(1, min(FRAMES, BYTES // (8 * frames.shape[-2] * frames.shape[-1])) // len(runs))
     kind = np.float32 if frames.dtype.itemsize <= 4 else np.float64
-    parts = [frames.isel(trajectory=k, time=slice(step // 2, None, step))[:wanted].values for k in runs[:FRAMES]]
+    parts, extremes = [], []
+    for k in runs:
+        times = int(frame_counts[k])
+        step = max(1, times // wanted)
+        part = frames.isel(trajectory=k, time=slice(step // 2, times, step))[:wanted].values
+        if channels is not None:
+            extremes += [float(part.min()), float(part.max())]
+            part = channels.picture(part)
+        parts.append(part)
     sample = np.concatenate(parts).astype(kind)
-    return sample[np.isfinite(sample).any((1, 2))]  # frames that an unfinished run has not reached are missing
+    there = np.isfinite(sample).any((1, 2))  # frames that an unfinished run has not reached are missing
+    known = [v for v in extremes if np.isfinite(v)]
+    return sample[there], (min(known), max(known)) if known else None
 
 
 def _pod(sample: np.ndarray, fluid: np.ndarray) -> object | None:

@@ -29,7 +29,7 @@ FEWEST = 30  # cells in a bin, below which no frequency is drawn
 
 def event_words(scores: xr.Dataset, threshold: float) -> str:
     """The event in words: `|vorticity| above 0.02 / tick`."""
-    name = scores.attrs["variable_long_name"]
+    name = summary.terms(scores).picture
     what = f"|{name}|" if int(scores.attrs.get("event_absolute", 0)) else name
     return f"{what} above {with_units(threshold, scores.attrs['units'])}"
 
@@ -208,7 +208,7 @@ def fractions_skill(scores: xr.Dataset, threshold: float | None = None) -> Figur
             if "event_observed" in scores:
                 axes.axhline(0.5 + _base_rate(scores, threshold, lead) / 2, **USEFUL)
                 useful = [Line2D([], [], label="useful above", **USEFUL)]
-            _window_axis(axes, scores["window"].values, "width of the neighbourhood (cells)")
+            _window_axis(axes, scores["window"].values, f"width of the neighbourhood ({summary.terms(scores).cells})")
             axes.set_title(f"lead {lead}")
         panels[0].set_ylim(min(0.0, float(np.nanmin(curve["value"].values))), 1.02)
         panels[0].set_ylabel("fractions skill score (1 perfect)")
@@ -237,7 +237,7 @@ def pooled_crps(scores: xr.Dataset) -> Figure:
                     axes, curve.sel({"method": name}), styles[name], along="scale", band=not summary.is_reference(name)
                 )
             every += [n for n in shown(curve) if n not in every]
-            _window_axis(axes, curve["scale"].values, "width of the window (cells)")
+            _window_axis(axes, curve["scale"].values, f"width of the window ({summary.terms(scores).cells})")
             axes.set_title(title)
         panels[0].set_ylim(bottom=0)
         panels[0].set_ylabel(f"CRPS in {deviations(scores)}")

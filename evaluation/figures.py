@@ -76,11 +76,12 @@ def strongest(scores: xr.Dataset) -> str:
 
 
 def _scorecard(scores: xr.Dataset, against: str = "") -> str:
+    runs = summary.terms(scores).runs
     sure = (
-        "Filled: the 95 % interval of the paired bootstrap over runs excludes zero; grey and hollow: it does not. "
+        f"Filled: the 95 % interval of the paired bootstrap over {runs} excludes zero; grey and hollow: it does not. "
         "About one symbol in twenty would be filled by chance alone."
         if scores.sizes["trajectory"] >= summary.SURE_RUNS
-        else f"All hollow: with fewer than {summary.SURE_RUNS} runs significance cannot be said."
+        else f"All hollow: with fewer than {summary.SURE_RUNS} {runs} significance cannot be said."
     )
     against = escape(against or summary.main_reference(scores))
     return (
@@ -107,7 +108,8 @@ def _skill(scores: xr.Dataset) -> str:
 def _paper_words(scores: xr.Dataset) -> str:
     sizes = ", ".join(f"{n} {int(scores['members'].sel({'method': n}))}" for n in summary.names_of(scores))
     return (
-        "The classical CRPS, averaged over cells and cases at each lead, as its inverse (Figure 3 of the paper on "
+        f"The classical CRPS, averaged over {summary.terms(scores).cells} and cases at each lead, as its inverse "
+        "(Figure 3 of the paper on "
         f"residual video diffusion): higher is better. The classical estimator favours large ensembles; members here: "
         f"{escape(sizes)}."
     )
@@ -124,12 +126,15 @@ def _spread(scores: xr.Dataset) -> str:
     )
 
 
-RANKS = (
-    "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
-    "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
-    "were one more member (found by letting each member play the truth, so that neighbouring cells count as "
-    "alike as they are)."
-)
+def _ranks(scores: xr.Dataset) -> str:
+    return (
+        "How often the truth falls between which members. A reliable ensemble gives a flat histogram; a U means "
+        "too little spread, a dome too much, a slope a bias. Grey: where 95 % of the bars would lie if the truth "
+        f"were one more member (found by letting each member play the truth, so that neighbouring "
+        f"{summary.terms(scores).cells} count as alike as they are)."
+    )
+
+
 COVERAGE = (
     "How often the truth lies inside the central interval of the members, from their ranks; a reliable ensemble of any "
     "size reaches the line. Below it: too confident."
@@ -137,12 +142,13 @@ COVERAGE = (
 
 
 def _reliability(scores: xr.Dataset) -> str:
+    terms = summary.terms(scores)
     event = escape(diagrams.event_words(scores, middle(scores["threshold"])))
     return (
-        f"Of all cells for which {event} was given some probability, in how many did it happen? On the diagonal the "
-        "probabilities mean what they say; flatter: too confident; dotted: how often it happens at all. Bars: 95 % "
-        "intervals over runs. Inset: how often each probability was said; a sharp forecast says 0 and 1."
-        + _not_for(scores)
+        f"Of all {terms.cells} for which {event} was given some probability, in how many did it happen? On the "
+        "diagonal the probabilities mean what they say; flatter: too confident; dotted: how often it happens at all. "
+        f"Bars: 95 % intervals over {terms.runs}. Inset: how often each probability was said; a sharp forecast says 0 "
+        "and 1." + _not_for(scores)
     )
 
 
@@ -172,7 +178,8 @@ def _fss(scores: xr.Dataset) -> str:
 
 def _pooled(scores: xr.Dataset) -> str:
     return (
-        "The CRPS of single cells cannot see whether members put structure in the right place. Averaged over windows "
+        f"The CRPS of single {summary.terms(scores).cells} cannot see whether members put structure in the right "
+        "place. Averaged over windows "
         f"(left) or taken as the maximum in them (right), it can. {_units(scores)}"
     )
 
@@ -192,41 +199,54 @@ def _coherence(scores: xr.Dataset) -> str:
 
 
 def _probe(scores: xr.Dataset) -> str:
+    terms = summary.terms(scores)
+    what = "in the wake: does the forecast shed vortices at the right pace?"
+    if terms.video:
+        what = "of the frame: do things move past them at the right pace?"
     return (
-        "Variance by frequency at fixed places in the wake: does the forecast shed vortices at the right pace? Shaded: "
-        f"95 % interval of the truth over runs. {escape(physics_plots.resolution_words(scores))}"
+        f"Variance by frequency at fixed places {what} Shaded: 95 % interval of the truth over {terms.runs}. "
+        f"{escape(physics_plots.resolution_words(scores))}"
     )
 
 
 def _pod(scores: xr.Dataset) -> str:
+    terms = summary.terms(scores)
+    what = "The frame" if terms.video else "The flow"
     return (
-        "The flow as a sum of its most energetic patterns (POD modes, fitted on the training runs where there are any)."
+        f"{what} as a sum of its most energetic patterns (POD modes, fitted on the training {terms.runs} where there "
+        "are any)."
         " Left: do members give each pattern the energy it has? Right: how well is its coefficient forecast; about "
         "0.56 is the level of its climatological distribution, if that is Gaussian."
     )
 
 
 def _pdf(scores: xr.Dataset) -> str:
+    tails = "the darkest and brightest pixels" if summary.terms(scores).video else "the strong vortices"
     return (
-        "How often which values occur, in single members; the tails are the strong vortices. A forecast that blurs "
-        f"loses its tails. {_units(scores)}"
+        f"How often which values occur, in single members; the tails are {tails}. A forecast that blurs loses its "
+        f"tails. {_units(scores)}"
     )
 
 
-MAPS = (
-    "Mean over all cases and lead times, one colour range for all methods. Grey cells (walls) are left out of all "
-    "scores."
-)
+def _maps(scores: xr.Dataset) -> str:
+    caption = "Mean over all cases and lead times, one colour range for all methods. "
+    several = "," in str(scores.attrs.get("channels", ""))
+    if summary.terms(scores).video:
+        return caption + ("Every pixel is the mean of its channels." if several else "")
+    return caption + "Grey cells (walls) are left out of all scores."
 
 
 def _skill_map(scores: xr.Dataset) -> str:
+    runs = summary.terms(scores).runs
     caption = "Purple: better than the reference, orange: worse. "
+    if summary.terms(scores).video:
+        caption += "Grey: the reference makes no error there. "
     if scores.sizes["block"] >= summary.SURE_RUNS:
         return caption + (
-            "Without dots the sign is significant (95 % interval of a paired bootstrap over runs excludes zero); "
+            f"Without dots the sign is significant (95 % interval of a paired bootstrap over {runs} excludes zero); "
             "with dots it is not."
         )
-    return caption + "Fewer than three runs: significance cannot be said."
+    return caption + f"Fewer than three {runs}: significance cannot be said."
 
 
 def _say(text: str) -> Callable[[xr.Dataset], str]:
@@ -252,7 +272,7 @@ FIGURES: list[FigureSpec] = [
         "wide strip",
     ),
     FigureSpec(
-        *("ranks", "Rank histograms", _say(RANKS), plots.rank_histograms), has("coverage", ensembles=True), "wide strip"
+        *("ranks", "Rank histograms", _ranks, plots.rank_histograms), has("coverage", ensembles=True), "wide strip"
     ),
     FigureSpec(
         *("coverage", "Coverage of central intervals", _say(COVERAGE), plots.coverage),
@@ -279,7 +299,7 @@ FIGURES: list[FigureSpec] = [
         *("pod", "POD modes", _pod, plots.modes), _stored("pod_energy", "pod_energy_truth", "pod_crps"), "wide strip"
     ),
     FigureSpec("pdf", "Distribution of values", _pdf, plots.distributions, _stored("pdf", "pdf_truth"), "wide"),
-    FigureSpec("crps-map", "Where the error is", _say(MAPS), plots.crps_maps, _stored("crps_map"), "wide"),
+    FigureSpec("crps-map", "Where the error is", _maps, plots.crps_maps, _stored("crps_map"), "wide"),
     FigureSpec(
         "crps-map-lead",
         "Where the error is at one lead",

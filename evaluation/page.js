@@ -73,7 +73,7 @@ function bytes(text) {
   return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 }
 
-// One byte per cell: see evaluation/viewer.py, whose `decode` does the same.
+// One byte per cell, or per pixel and colour: see evaluation/viewer.py, whose `decode` does the same.
 async function decode(text, leads, height, width) {
   const stream = new Blob([bytes(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   const data = new Uint8Array(await new Response(stream).arrayBuffer());
@@ -104,11 +104,24 @@ function paint(canvas, table, pick) {
   context.putImageData(image, 0, 0);
 }
 
+// A picture of its own colours: level(i, plane) is a byte of pixel i, planes 1 (grey) or 3 (red, green, blue).
+function paintPicture(canvas, planes, level) {
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(canvas.width, canvas.height);
+  for (let i = 0; i < image.data.length / 4; i += 1) {
+    for (let k = 0; k < 3; k += 1) image.data[4 * i + k] = level(i, planes === 1 ? 0 : k);
+    image.data[4 * i + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+}
+
 function startViewer(section, film) {
   const at = (id) => document.getElementById(`viewer-${id}`);
   const [cases, methods, members, play, slider] = ["case", "method", "members", "play", "lead"].map(at);
   const { width, height, leads } = film;
-  const tables = { field: colours(film.field), spread: film.spread && colours(film.spread) };
+  const tables = { field: film.planes ? null : colours(film.field), spread: film.spread && colours(film.spread) };
+  const planes = (kind) => (kind === "field" && film.planes ? film.planes : 1);
+  const rowFrom = (top) => (film.up ? height - 1 - top : top); // y points up in a field, down in a video
   const decoded = new Map();
   const spaced = (units) => (units === "" || units === "1" ? "" : ` ${units.replace(/^1\//, "/ ")}`);
   const [unit, scoreUnit] = [spaced(film.units), spaced(film.scoreUnits)];
@@ -117,8 +130,8 @@ function startViewer(section, film) {
   let timer = null;
   let turn = 0;
 
-  const field = (text) => {
-    if (!decoded.has(text)) decoded.set(text, decode(text, leads.length, height, width));
+  const field = (text, kind) => {
+    if (!decoded.has(text)) decoded.set(text, decode(text, leads.length, height * planes(kind), width));
     return decoded.get(text);
   };
   const option = (select, value, text) => select.append(new Option(text, value));
@@ -166,7 +179,7 @@ function startViewer(section, film) {
     const mine = turn;
     section.setAttribute("aria-busy", "true");
     const list = wanted();
-    const data = await Promise.all(list.map(([, , text]) => field(text)));
+    const data = await Promise.all(list.map(([, kind, text]) => field(text, kind)));
     if (mine !== turn) return; // another choice was made meanwhile
     panels = list.map(([title, kind, , large], i) => {
       const box = document.createElement("figure");
@@ -189,9 +202,10 @@ function startViewer(section, film) {
     const now = Number(slider.value);
     const label = `lead ${leads[now]} of ${leads[leads.length - 1]}`;
     for (const { title, kind, canvas, data } of panels) {
-      const start = now * width * height;
-      // y points up: the first row of the data is the lowest of the picture.
-      paint(canvas, tables[kind], (i) => data[start + (height - 1 - Math.floor(i / width)) * width + (i % width)]);
+      const size = width * height;
+      const start = (i) => now * size * planes(kind) + rowFrom(Math.floor(i / width)) * width + (i % width);
+      if (tables[kind]) paint(canvas, tables[kind], (i) => data[start(i)]);
+      else paintPicture(canvas, film.planes, (i, k) => data[start(i) + k * size]);
       canvas.setAttribute("aria-label", `${title}, ${film.variable}, ${label}`);
     }
     at("now").textContent = `${leads[now]}`;
@@ -208,15 +222,23 @@ function startViewer(section, film) {
   function read(event, canvas, title, kind, data) {
     const box = canvas.getBoundingClientRect();
     const x = Math.min(width - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * width)));
-    const up = Math.min(height - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * height)));
-    const y = height - 1 - up;
-    const level = data[(Number(slider.value) * height + y) * width + x];
+    const top = Math.min(height - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * height)));
+    const y = rowFrom(top);
     const { low, high } = film[kind];
+    const place = `${title}, x ${x * film.cells}, y ${y * film.cells}`;
+    if (!tables[kind]) {
+      const row = (k) => (Number(slider.value) * film.planes + k) * height + y;
+      const shades = Array.from({ length: film.planes }, (_, k) => low + (data[row(k) * width + x] * (high - low)) / 255);
+      const name = film.planes === 3 ? "red, green, blue " : "";
+      at("value").textContent = `${place}: ${name}${shades.map(few).join(", ")}${unit}`;
+      return;
+    }
+    const level = data[(Number(slider.value) * height + y) * width + x];
     const step = (high - low) / 254;
     const value = low + (level - 1) * step;
     const sign = level === 255 ? "at least " : level === 1 && low < 0 ? "at most " : "";
-    const text = level ? `${sign}${few(value)}${unit} (to ±${few(step / 2)})` : "wall, or no value";
-    at("value").textContent = `${title}, x ${x * film.cells}, y ${y * film.cells}: ${text}`;
+    const text = level ? `${sign}${few(value)}${unit} (to ±${few(step / 2)})` : film.nothing;
+    at("value").textContent = `${place}: ${text}`;
   }
 
   function stop() {

@@ -93,7 +93,7 @@ def _wave_axis(axes: Axes, scores: xr.Dataset) -> None:
     axes.set_xticks([1 / w for w in waves], [str(w) for w in waves])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
-    axes.set_xlabel("wavelength (cells)")
+    axes.set_xlabel(f"wavelength ({summary.terms(scores).cells})")
 
 
 def coherence(scores: xr.Dataset) -> Figure:
@@ -116,7 +116,7 @@ def coherence(scores: xr.Dataset) -> Figure:
         curves(last, scores, resolution)
         last.set_yscale("log", base=2)
         last.yaxis.set_major_formatter(FuncFormatter(lambda w, _: f"{w:g}"))
-        last.set_ylabel("effective resolution (cells)")
+        last.set_ylabel(f"effective resolution ({summary.terms(scores).cells})")
         last.set_title("Finest wave resolved: lower is better")
         key(drawing, known, names)
     return drawing
@@ -214,7 +214,7 @@ def distributions(scores: xr.Dataset) -> Figure:
     leads = list(dict.fromkeys((all_leads(scores)[0], all_leads(scores)[-1])))
     names = summary.names_of(scores)
     styles = looks(names)
-    scale = summary.truth_deviation(scores)
+    scale = 1.0 if summary.terms(scores).video else summary.truth_deviation(scores)
     x = scores["bin"].values / scale
     known: list[str] = []
     with figure(max(4.8 * len(leads) + 0.4, 6.0), 4.5) as drawing:
@@ -231,11 +231,17 @@ def distributions(scores: xr.Dataset) -> Figure:
             axes.set_yscale("log")
             if (truth > 0).any():
                 axes.set_ylim(max(truth[truth > 0].min() / 3, 1e-6), truth.max() * 3)
-            axes.set_xlabel(f"{scores.attrs['variable_long_name']} (standard deviations)")
+            axes.set_xlabel(_value_words(scores))
             axes.set_title(f"lead {lead}")
-        panels[0].set_ylabel(f"fraction of cells\n(1 deviation = {with_units(scale, scores.attrs['units'])})")
+        one = "" if summary.terms(scores).video else f"\n(1 deviation = {with_units(scale, scores.attrs['units'])})"
+        panels[0].set_ylabel(f"fraction of {summary.terms(scores).cells}{one}")
         key(drawing, known, names, first=[TRUTH])
     return drawing
+
+
+def _value_words(scores: xr.Dataset) -> str:
+    words = summary.terms(scores)
+    return f"{words.picture} ({scores.attrs['units'] if words.video else 'standard deviations'})"
 
 
 def _squared(scores: xr.Dataset) -> str:

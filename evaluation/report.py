@@ -111,6 +111,7 @@ SECTIONS = {  # part of the page -> names of its figures; others come under "Mor
     "scales": ("Scales and physics", ("fss", "pooled", "spectra", "coherence", "probe", "pod", "pdf")),
     "maps": ("Maps", ("crps-map", "crps-map-lead", "skill-map")),
 }
+OBSTACLE = " The obstacle is grey."
 WIDE = 1275  # pixels: a picture that is wider fills a row of its own
 TALL = 1.3  # height over width from which a picture scrolls in its box
 FEW_METHODS = 4  # with more, the table by lead time is folded
@@ -122,7 +123,7 @@ def render(
     """The page as one string of HTML."""
     a = scores.attrs
     names = [str(m) for m in scores["method"].values]
-    sample = f"{tables.count(a['cases'], 'case')} from {tables.count(a['runs'], 'run')}"
+    sample = f"{tables.count(a['cases'], 'case')} from {tables.count(a['runs'], summary.terms(scores).run)}"
     subtitle = f"{', '.join(names)}: {sample}, lead times {words.lead_range(scores)} ({a['lead_unit']})"
     parts = _parts(scores, [p for p in pictures if p.embedded], films)
     contents = [("summary", "Summary"), *((key, heading) for key, heading, _ in parts)]
@@ -157,6 +158,8 @@ def _parts(scores: xr.Dataset, pictures: list[Picture], films: Sequence[viewer.S
     after = {"scorecard": _folded("The scorecard as a table, with numbers", card) if card else ""}
     parts = []
     for key, (heading, names) in SECTIONS.items():
+        if key == "scales" and summary.terms(scores).video:
+            heading = "Scales, motion and values"
         shown = _figures([p for name in names for p in pictures if p.name == name])
         parts.append((key, heading, before.get(key, "") + shown + after.get(key, "")))
     placed = {name for _, names in SECTIONS.values() for name in names}
@@ -250,7 +253,7 @@ def _animation(film: maps.Film, *, embedded: bool) -> Picture:
 def _film(film: maps.Film) -> Picture:
     caption = (
         f"{escape(maps.film_caption(film))}. Read each column from top to bottom: members should look as real as the "
-        "truth and differ from each other about as much as from the truth. The obstacle is grey."
+        f"truth and differ from each other about as much as from the truth.{'' if film.video else OBSTACLE}"
     )
     shape = "wide strip" if len(film.leads) > 3 else "wide"
     drawing = maps.film_strip(_literal_film(film))

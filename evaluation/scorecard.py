@@ -42,6 +42,7 @@ class Entry:
 def entries(scores: xr.Dataset) -> list[Entry]:
     """The rows: what these scores can tell of, one threshold and one window for each kind."""
     rows = [Entry(METRICS[n].title, n) for n in ("crps", "rmse", "mae", "energy_score", "variogram_score", "acc")]
+    cells = summary.terms(scores).cells
     if "event_forecast" in scores:
         for threshold in scores["threshold"].values:
             label = f"Brier score, threshold {with_units(float(threshold), scores.attrs['units'])}"
@@ -49,11 +50,11 @@ def entries(scores: xr.Dataset) -> list[Entry]:
         rows.append(Entry("ROC area, middle threshold", "roc_area", {"threshold": middle(scores["threshold"])}))
     if "fss_error" in scores:
         pick = {"threshold": middle(scores["threshold"]), "window": middle(scores["window"])}
-        rows.append(Entry(f"fractions skill, {pick['window']:g} cells", "fss", pick))
+        rows.append(Entry(f"fractions skill, {pick['window']:g} {cells}", "fss", pick))
     for name, what in (("crps_pooled", "means"), ("crps_pooled_max", "maxima")):
         if name in scores:
             scale = float(scores["scale"].values.max())
-            rows.append(Entry(f"CRPS of {what} over {scale:g} cells", name, {"scale": scale}))
+            rows.append(Entry(f"CRPS of {what} over {scale:g} {cells}", name, {"scale": scale}))
     rows += [Entry(METRICS[n].title, n) for n in ("ssim", "psnr", "lpips")]
     rows += [Entry(METRICS[n].title, n) for n in ("log_spectral_distance", "effective_resolution")]
     if "pod_crps" in scores:
@@ -213,12 +214,12 @@ def scorecard_html(scores: xr.Dataset, reference: str | None = None) -> str:
     leads = [str(v) for v in card["lead"].values]
     head = "".join(f'<th scope="col">{escape(v)}</th>' for v in leads)
     bodies = [_method_rows(scores, card.sel({"method": name}), name, len(leads)) for name in _order(scores, card)]
-    known = scores.sizes["trajectory"] >= summary.SURE_RUNS
+    known, runs = scores.sizes["trajectory"] >= summary.SURE_RUNS, summary.terms(scores).runs
     sure = (
-        "Coloured: the 95 % interval of the paired bootstrap over runs excludes zero; about one cell in twenty would "
-        "be coloured by chance alone. Hover over a cell for its numbers."
+        f"Coloured: the 95 % interval of the paired bootstrap over {runs} excludes zero; about one cell in twenty "
+        "would be coloured by chance alone. Hover over a cell for its numbers."
         if known
-        else f"Fewer than {summary.SURE_RUNS} runs: significance cannot be said."
+        else f"Fewer than {summary.SURE_RUNS} {runs}: significance cannot be said."
     )
     note = (
         f"Change against {against} in percent of its value: ▲ better, ▼ worse (whichever direction is better for the "

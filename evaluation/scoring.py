@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from evaluation.background import Background
+from evaluation.colour import Channels
 from evaluation.errors import EvaluationError
 from evaluation.pointwise import count_ranks, ensemble_scores
 from evaluation.protocols import GreyLevels
@@ -35,8 +36,8 @@ class Portion:
     name: str
     case: Case
     leads: slice  # which of the leads that are scored
-    values: xr.DataArray  # (member, lead_time, y, x)
-    truth: xr.DataArray  # (lead_time, y, x)
+    values: xr.DataArray  # (member, lead_time, [channel,] y, x)
+    truth: xr.DataArray  # (lead_time, [channel,] y, x)
     fluid: np.ndarray  # (y, x) bool: the cells that count
 
     @property
@@ -56,6 +57,7 @@ class Recipe:
     seed: int
     lpips: Any = None  # evaluation.lpips.Lpips
     fvd: Any = None  # evaluation.fvd.FvdNetwork
+    channels: Channels | None = None  # of a video; None where the variable is one field
 
     @property
     def value_range(self) -> tuple[float, float]:
@@ -72,10 +74,23 @@ def score(portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
     """
     members, truth = _read(portion, recipe.background.grey)
     found: dict[str, np.ndarray] = {}
+    seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for family in FAMILIES:
         if family in recipe.families:
-            found |= FAMILIES[family](members, truth, portion, recipe)
+            form = form_of(family)
+            if form not in seen:
+                seen[form] = _seen(members, form, recipe.channels), _seen(truth, form, recipe.channels)
+            found |= FAMILIES[family](*seen[form], portion, recipe)
     return found
+
+
+def form_of(family: str) -> str:
+    """What a family sees of a video: the name of a method of `evaluation.colour.Channels`."""
+    return {"points": "stacked", "lpips": "colours", "fvd": "colours"}.get(family, "picture")
+
+
+def _seen(values: np.ndarray, form: str, channels: Channels | None) -> np.ndarray:
+    return values if channels is None else getattr(channels, form)(values)
 
 
 def _read(portion: Portion, grey: GreyLevels | None) -> tuple[np.ndarray, np.ndarray]:
@@ -106,21 +121,25 @@ def _finite(values: np.ndarray, fluid: np.ndarray, where: str) -> np.ndarray:
 
 
 def _points(members: np.ndarray, truth: np.ndarray, portion: Portion, recipe: Recipe) -> dict[str, np.ndarray]:
-    """CRPS, errors, spread, their maps, and ranks with the band of a flat histogram."""
-    fluid = portion.fluid
+    """CRPS, errors, spread, their maps, and ranks with the band of a flat histogram.
+
+    Of a video every channel of a cell is a point, and maps are means over channels.
+    """
+    depth = 1 if recipe.channels is None else len(recipe.channels.names)
+    fluid = np.tile(portion.fluid, (depth, 1))  # (channel * y, x)
     fields = case_statistics(members, truth)
     if recipe.background.grey:
         fields["crps"] = fields["crps_classical"]  # as published
     rank, ties = fields.pop("rank", None), fields.pop("ties", None)
     found = {name: values[:, fluid].mean(-1) for name, values in fields.items()}
-    found["crps_map"] = np.where(fluid, fields["crps"], 0)
-    found["variance_map"] = np.where(fluid, fields["variance"], 0)
-    found["squared_error_map"] = np.where(fluid, fields["squared_error"], 0)
+    for name in ("crps", "variance", "squared_error"):
+        each = np.where(fluid, fields[name], 0)
+        found[f"{name}_map"] = each.reshape(len(each), depth, *portion.fluid.shape).mean(1) if depth > 1 else each
     if portion.of_truth:
         observed = truth[:, fluid].astype(np.float64)
         found |= {"truth_mean": observed.mean(-1), "truth_mean_square": np.square(observed).mean(-1)}
         if portion.leads.start == 0:
-            found["fluid_cases"] = fluid
+            found["fluid_cases"] = portion.fluid
     if rank is not None and ties is not None:
         ranks = len(members) + 1
         counts = count_ranks(rank[:, fluid], ties[:, fluid], members=len(members))
@@ -289,7 +308,8 @@ FAMILIES: dict[str, Callable[[np.ndarray, np.ndarray, Portion, Recipe], dict[str
     "lpips": _lpips,
     "fvd": _fvd,
 }
-"""Groups of statistics, each from the members (member, lead_time, y, x) and truth (lead_time, y, x) of a portion."""
+"""Groups of statistics, each from the members (member, lead_time, y, x) and truth (lead_time, y, x) of a portion;
+of a video, in the form of `form_of`."""
 
 
 def applicable(shape: tuple[int, ...], leads: int, background: Background) -> frozenset[str]:

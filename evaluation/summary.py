@@ -22,6 +22,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -234,9 +235,37 @@ def truth_deviation(scores: xr.Dataset) -> float:
     return float(np.sqrt(scores["truth_mean_square"].mean() - scores["truth_mean"].mean() ** 2))
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What things are called: a simulated flow has runs and cells, natural video has clips and pixels."""
+
+    video: bool
+    run: str
+    cell: str
+    picture: str  # what events, values and spectra are of
+
+    @property
+    def runs(self) -> str:
+        """More than one of them."""
+        return f"{self.run}s"
+
+    @property
+    def cells(self) -> str:
+        """More than one of them."""
+        return f"{self.cell}s"
+
+
+def terms(scores: xr.Dataset) -> Terms:
+    """The words for what was verified."""
+    name = str(scores.attrs["variable_long_name"])
+    if not scores.attrs.get("channels"):
+        return Terms(False, "run", "cell", name)
+    return Terms(True, "clip", "pixel", str(scores.attrs.get("picture", name)))
+
+
 def error_unit(scores: xr.Dataset) -> tuple[float, str]:
-    """What errors are told in, and its name: standard deviations of the truth; grey levels under a protocol."""
-    if scores.attrs.get("verification_protocol"):
+    """What errors are told in, and its name: standard deviations of the truth; grey levels where they are in these."""
+    if scores.attrs.get("verification_protocol") or scores.attrs["units"] == "grey levels":
         return 1.0, str(scores.attrs["units"])
     return truth_deviation(scores) or 1.0, "standard deviations of the truth"
 

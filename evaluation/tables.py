@@ -118,7 +118,7 @@ def skill_table_text(scores: xr.Dataset) -> str:
     a = scores.attrs
     lines.append(
         f"CRPS in {table.scale}; {summary.estimator(scores)} estimator; "
-        f"{count(a['cases'], 'case')}, {count(a['runs'], 'run')}"
+        f"{count(a['cases'], 'case')}, {count(a['runs'], summary.terms(scores).run)}"
     )
     return "\n".join(lines)
 
@@ -197,7 +197,8 @@ def distances_html(scores: xr.Dataset) -> str:
     known = [n for n in ("fvd", "frechet_physics") if n in scores and bool(scores[n].notnull().any())]
     if not known:
         return ""
-    titles = {"fvd": "FVD", "frechet_physics": "Fréchet distance, physics features"}
+    features = "motion and texture (no network)" if summary.terms(scores).video else "physics features"
+    titles = {"fvd": "FVD", "frechet_physics": f"Fréchet distance, {features}"}
     heads = "".join(
         f'<th scope="col">{titles[n]}</th><th scope="col">{"FVD" if n == "fvd" else "that"} of the truth</th>'
         for n in known
@@ -276,7 +277,7 @@ def _methods_text(scores: xr.Dataset) -> str:
     a = scores.attrs
     lines.append(
         f"CRPS in {table.scale}; {summary.estimator(scores)} estimator; "
-        f"{count(a['cases'], 'case')}, {count(a['runs'], 'run')}"
+        f"{count(a['cases'], 'case')}, {count(a['runs'], summary.terms(scores).run)}"
     )
     return "\n".join(lines)
 

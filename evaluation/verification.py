@@ -1,7 +1,7 @@
 """Score any number of forecast methods against one truth in a single streamed pass.
 
-    truth    (trajectory, time, y, x)                              + solid (trajectory, y, x)
-    forecast (trajectory, init_time, member, lead_time, y, x)      one dataset per method
+    truth    (trajectory, time, [channel,] y, x)                          + solid (trajectory, y, x)
+    forecast (trajectory, init_time, member, lead_time, [channel,] y, x)  one dataset per method
     scores   (method, trajectory, init_time, lead_time, ...)       statistics over fluid cells, see `evaluation.layout`
 
 What is stored are *statistics*: quantities whose average means something (CRPS, variance, squared error, counts,
@@ -12,6 +12,10 @@ The work is cut into portions, some leads of one case of one method; a case is a
 portions are in memory at a time, here or on the workers of a dask cluster, and they are added up in the order of the
 cases, so that neither threads nor workers nor portions change a number. A case is scored only if every method has
 it, so that all methods answer the same questions.
+
+A variable with channels is natural video. Points (CRPS, errors, spread, ranks) are then all pixels of all channels, in
+the variable's own unit (grey levels 0 ... 255 for 8 bits); what needs one picture sees the luma, and networks see the
+colours: `evaluation.colour`, `evaluation.scoring.form_of`.
 """
 
 from __future__ import annotations
@@ -30,13 +34,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from evaluation import layout, scoring
-from evaluation.alignment import align
+from evaluation import layout, protocols, scoring
+from evaluation.alignment import align, lighter
 from evaluation.background import Background, background
+from evaluation.colour import DIM, Channels
 from evaluation.errors import EvaluationError
 from evaluation.foreign import conform
 from evaluation.pointwise import threads_available
-from evaluation.protocols import LEADS, PROTOCOLS
 from evaluation.scoring import Case, Portion, Recipe
 from evaluation.sums import Sums
 
@@ -54,8 +58,8 @@ class _Method:
     """A forecast and the truth it is for, aligned, lazy."""
 
     name: str
-    values: xr.DataArray  # (trajectory, init_time, member, lead_time, y, x), lazy
-    truth: xr.DataArray  # (trajectory, init_time, lead_time, y, x), lazy
+    values: xr.DataArray  # (trajectory, init_time, member, lead_time, [channel,] y, x), lazy
+    truth: xr.DataArray  # (trajectory, init_time, lead_time, [channel,] y, x), lazy
     attrs: dict[str, Any]
 
     @property
@@ -95,15 +99,18 @@ class Verification:
         if not forecasts:
             raise EvaluationError("no forecast to verify: give at least one")
         truth, forecasts = conform(truth, forecasts)
+        if protocol:
+            forecasts = protocols.chosen(protocol).cases(protocol, forecasts)
         self.truth, self.forecasts, self.memory, self.protocol = truth, forecasts, memory, protocol or ""
         self.variable = _choose_variable(truth, forecasts, variable)
+        self.channels = Channels.of(truth[self.variable])
         if reference is not None and reference not in forecasts:
             raise EvaluationError(f"reference {reference!r} is not among the forecasts ({', '.join(forecasts)})")
         self.reference = reference or default_reference(forecasts)
         self.cases, self.leads = common_cases(forecasts)
         self.left_out = len(set().union(*map(_written, forecasts.values()))) - len(self.cases)
         if self.protocol:
-            self.leads = _leads_of(self.protocol, self.leads)
+            self.leads = protocols.chosen(self.protocol).kept(self.protocol, self.leads)
         self.methods = [self._method(name, forecast) for name, forecast in forecasts.items()]
         self.solid = truth["solid"] if mask_walls and "solid" in truth else None
         frames = truth[self.variable]
@@ -120,6 +127,7 @@ class Verification:
             seed=seed,
             lpips=lpips,
             fvd=fvd,
+            channels=self.channels,
         )
         self.sums = Sums(self._sizes(shape), self.recipe.families, len(self.methods))
 
@@ -127,14 +135,19 @@ class Verification:
         if forecast["lead_time"].values.tolist() != self.leads:  # a selection copies: not without need
             forecast = forecast.sel(lead_time=self.leads)
         values, aligned = align(forecast, self.truth, self.variable, mask_walls=False)
-        order = ("trajectory", "init_time", "lead_time", "y", "x")
-        if set(values.dims) != {*order, "member"}:
+        frame = ("y", "x") if self.channels is None else (DIM, "y", "x")
+        order = ("trajectory", "init_time", "lead_time", *frame)
+        wanted = ("trajectory", "init_time", "member", "lead_time", *frame)
+        if set(values.dims) != set(wanted):
             raise EvaluationError(
-                f"{self.variable} of {name} is on ({', '.join(map(str, values.dims))}), wanted trajectory, init_time, "
-                "member, lead_time, y, x: select along other dimensions, or rename them (--rename theirs=ours)"
+                f"{self.variable} of {name} is on ({', '.join(map(str, values.dims))}), wanted {', '.join(wanted)}: "
+                "select along other dimensions, or rename them (--rename theirs=ours)"
             )
-        values = values.transpose("trajectory", "init_time", "member", *order[2:])
-        return _Method(name, values, aligned.transpose(*order), dict(forecast.attrs))
+        values = values.transpose(*wanted)
+        aligned = aligned.transpose(*order)
+        if self.channels is not None:
+            values, aligned = lighter(values), lighter(aligned)
+        return _Method(name, values, aligned, dict(forecast.attrs))
 
     def _sizes(self, shape: tuple[int, int]) -> dict[str, int]:
         b, leads = self.background, len(self.leads)
@@ -204,7 +217,10 @@ class Verification:
 
     def _lead_blocks(self, method: _Method, width: int) -> list[slice]:
         """The leads of a case, cut so that the portions under way keep within the memory."""
-        per_lead = method.values.dtype.itemsize * (method.members + 1) * int(np.prod(method.values.shape[-2:]))
+        per_cell = method.values.dtype.itemsize * (method.members + 1)
+        if self.channels is not None:  # and one picture in floats
+            per_cell = per_cell * len(self.channels.names) + 4 * (method.members + 1)
+        per_lead = per_cell * int(np.prod(method.values.shape[-2:]))
         most = max(1, int(self.memory / (COPIES * (width + 1) * per_lead)))
         count = -(-len(self.leads) // most)
         edges = [len(self.leads) * k // count for k in range(count + 1)]
@@ -275,16 +291,26 @@ class Verification:
     @property
     def statistics(self) -> dict[str, tuple[tuple[str, ...], np.dtype, dict[str, str]]]:
         """Dimensions, type and attributes of every statistic that `runs` and `totals` bring."""
-        units = "grey levels" if self.protocol else str(self.truth[self.variable].attrs.get("units", "1"))
         found = {}
         for name in self.sums.names:
-            attrs = {"units": layout.units_of(name, units), "long_name": layout.LONG_NAMES[name]}
+            attrs = {"units": layout.units_of(name, self.units), "long_name": layout.LONG_NAMES[name]}
             if self.protocol and name in ("crps", "crps_map"):
                 attrs["long_name"] = layout.LONG_NAMES["crps_classical"]
             found[name] = (layout.LAYOUT[name], self.sums.dtype(name), attrs)
         for name in self.sums.distance_names:
-            found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": layout.LONG_NAMES[name]})
+            long_name = layout.LONG_NAMES[name]
+            if self.channels is not None:
+                long_name = long_name.replace("physics features", "features of motion and texture")
+            found[name] = (("method",), np.dtype(float), {"units": "1", "long_name": long_name})
         return found
+
+    @property
+    def units(self) -> str:
+        """The unit of the variable as it is scored."""
+        frames = self.truth[self.variable]
+        own = str(frames.attrs.get("units", "1"))
+        eight_bit_video = self.channels is not None and frames.dtype == np.uint8 and own in ("", "1")
+        return "grey levels" if self.protocol or eight_bit_video else own
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -300,7 +326,7 @@ class Verification:
             "title": "Verification statistics of ensemble forecasts",
             "variable": self.variable,
             "variable_long_name": str(about.get("long_name", self.variable)),
-            "units": "grey levels" if self.protocol else str(about.get("units", "1")),
+            "units": self.units,
             "lead_unit": f"frames of {interval} {self.truth.attrs.get('frame_interval_units', '')}".strip()
             if interval
             else "frames",
@@ -313,10 +339,34 @@ class Verification:
             "value_range": list(b.value_range),
             "data_range": b.data_range,
             "event_absolute": int(b.absolute),
-            "background": f"{b.frames} frames of {'the training runs' if b.runs == 'train' else b.runs}",
+            "background": self._background_words(),
+            **self._channel_words(),
             "seed": self.recipe.seed,
             "protocol": json.dumps(protocol, sort_keys=True),
             "software": json.dumps(_software()),
+        }
+
+    def _background_words(self) -> str:
+        b = self.background
+        words = f"{b.frames} frames of {'the training runs' if b.runs == 'train' else b.runs}"
+        words = f"{words} ({b.sampled})" if b.sampled else words
+        return words if self.channels is None else words.replace("runs", "clips")
+
+    def _channel_words(self) -> dict[str, str]:
+        """Of a video: its channels, and which families saw what of them."""
+        if self.channels is None:
+            return {}
+
+        def families(form: str) -> str:
+            return ", ".join(f for f in layout.FAMILIES if f in self.recipe.families and scoring.form_of(f) == form)
+
+        colours = "red, green, blue" if self.channels.rgb else f"{self.channels.described}, repeated three times"
+        return {
+            "channels": ", ".join(self.channels.names),
+            "picture": self.channels.title,
+            "points_of": "all channels and pixels; maps are means over channels",
+            "picture_of": f"{self.channels.described}: {families('picture') or 'no family'}",
+            "colours_of": f"{colours}: {families('colours') or 'no family'}",
         }
 
     def joined(self, runs: Iterable[xr.Dataset]) -> xr.Dataset:
@@ -359,7 +409,8 @@ def verify(
     families     which groups of statistics (`evaluation.layout.FAMILIES`); default: all that the data allow.
     thresholds   of events, in the variable's unit; default: quantiles .8 and .95 of its magnitude in training runs.
     probes       (y, x) cells whose time series are compared; default: in the wake of the obstacle.
-    protocol     "rvd": classical CRPS in grey levels (`evaluation.protocols`).
+    protocol     "rvd": classical CRPS in grey levels; "rvd-kth", "rvd-bair", "rvd-cityscapes": the same, on the cases
+                 and leads of these datasets (`evaluation.protocols`).
     value_range  (low, high) that stands for black and white, of the protocol and the networks; default: the smallest
                  and largest value of the training runs, 0 and 255 for 8-bit frames.
     lpips, fvd   networks (`evaluation.lpips.Lpips`, `evaluation.fvd.FvdNetwork`); without them these are left out.
@@ -374,7 +425,8 @@ def verify(
     the truth (all of its runs where it names none), never from the forecasts.
 
     Raises `EvaluationError` when the methods have no case, lead or variable in common, when `reference` is not
-    among them, or when a forecast contains NaN in a fluid cell.
+    among them, when a forecast contains NaN in a fluid cell, has other channels than the truth, or holds a case that
+    goes beyond the `length` of its clip.
     """
     planned = Verification(
         truth, forecasts, variable=variable, reference=reference, mask_walls=mask_walls, families=families,
@@ -466,15 +518,6 @@ def _choose_variable(truth: xr.Dataset, forecasts: Mapping[str, xr.Dataset], wan
     if wanted is None and len(shared) != 1 and "vorticity" not in shared:
         raise EvaluationError(f"which variable is to be verified? In the truth and every forecast: {names}")
     return wanted or (shared.pop() if len(shared) == 1 else "vorticity")
-
-
-def _leads_of(protocol: str, leads: list[int]) -> list[int]:
-    if protocol not in PROTOCOLS:
-        raise EvaluationError(f"protocol {protocol!r} is not known; known: {', '.join(PROTOCOLS)}")
-    kept = [lead for lead in leads if lead <= LEADS]
-    if not kept:
-        raise EvaluationError(f"protocol {protocol} scores leads up to {LEADS}; the forecasts begin at {leads[0]}")
-    return kept
 
 
 def _families(

@@ -2,9 +2,11 @@
 
     forecasts + truth  --films-->  scenes (arrays)  --viewer_html-->  controls, panels, and the data they show
 
-A field becomes one byte per cell: 0 is a wall, 1 to 255 divide the colour range evenly. The bytes of a panel
-(lead_time, y, x) are differenced along x and along y (modulo 256), deflated and written in base64; the script of the
-page undoes this with the browser's own inflate, so that what is drawn is exact to a 255th of the colour range.
+A field becomes one byte per cell: 0 is a wall, 1 to 255 divide the colour range evenly. A frame of natural video
+becomes a byte per pixel and colour, 0 black and 255 white, its red, green and blue planes one below the other. The
+bytes of a panel (lead_time, y, x) are differenced along x and along y (modulo 256), deflated and written in base64; the
+script of the page undoes this with the browser's own inflate, so that what is drawn is exact to a 255th of the colour
+range, and 8-bit video to the bit.
 Numbers in the page come from the scores, never from these bytes.
 """
 
@@ -26,6 +28,7 @@ import xarray as xr
 from matplotlib.colors import to_rgb
 
 from evaluation import maps, summary
+from evaluation.colour import DIM, Channels
 from evaluation.dims import ALIASES
 from evaluation.style import SOLID, with_units
 
@@ -38,8 +41,8 @@ SEQUENTIAL = "cividis"  # for a quantity that is never negative
 class Clip:
     """One case of one method. `mean` and `spread` are of all members; `members` holds the first few."""
 
-    members: np.ndarray  # (member, lead_time, y, x)
-    mean: np.ndarray  # (lead_time, y, x)
+    members: np.ndarray  # (member, lead_time, y, x[, 3])
+    mean: np.ndarray  # (lead_time, y, x[, 3])
     spread: np.ndarray | None  # (lead_time, y, x); None for a single member
     size: int  # members of the ensemble
     crps: np.ndarray  # (lead_time,), mean over the fluid cells of this case
@@ -53,7 +56,7 @@ class Scene:
     trajectory: int
     init_time: int
     leads: np.ndarray  # (lead_time,)
-    truth: np.ndarray  # (lead_time, y, x)
+    truth: np.ndarray  # (lead_time, y, x), or (lead_time, y, x, 3) of a video in colour
     solid: np.ndarray  # (y, x)
     clips: Mapping[str, Clip]
     units: str  # of the fields
@@ -61,6 +64,12 @@ class Scene:
     variable: str
     lead_unit: str
     film: maps.Film | None = None
+    levels: tuple[float, float] | None = None  # black and white of a video; None where it is a field
+
+    @property
+    def planes(self) -> int:
+        """Colours of a video that is shown: 1 or 3; 0 where it is a field."""
+        return 0 if self.levels is None else 1 if self.truth.ndim == 3 else 3
 
 
 def films(
@@ -128,30 +137,58 @@ def _scene(
     variable = str(a["variable"])
     leads = scores["lead_time"].values
     valid = truth[variable].sel(trajectory=run).sel(time=init + leads).rename(time="lead_time")
-    observed = valid.transpose("lead_time", "y", "x").values
-    solid = np.zeros(observed.shape[1:], bool)
+    channels = Channels.of(valid)
+    frame = ("lead_time", "y", "x") if channels is None else ("lead_time", DIM, "y", "x")
+    observed = _pictures(valid.transpose(*frame).values, channels)
+    levels = None if channels is None else (float(a["value_range"][0]), float(a["value_range"][1]))
+    solid = np.zeros(observed.shape[1:3], bool)
     if "solid" in truth:
         walls = truth["solid"]
         walls = walls.sel(trajectory=run) if "trajectory" in walls.dims else walls
         solid = walls.transpose("y", "x").values.astype(bool)
     clips, film = {}, None
     units, name, lead_unit = str(valid.attrs.get("units", "1")), str(a["variable_long_name"]), str(a["lead_unit"])
+    units = str(a["units"]) if units in ("", "1") and channels is not None else units
     for method, forecast in forecasts.items():
         if run not in forecast["trajectory"].values or init not in forecast["init_time"].values:
             continue
         picked = forecast[variable].sel(trajectory=run, init_time=init, lead_time=leads)
-        values = picked.transpose("member", "lead_time", "y", "x").values
+        values = _pictures(picked.transpose("member", *frame).values, channels)
         crps = scores["crps"].sel({"method": method, "trajectory": run, "init_time": init}).values
         mean = values.mean(0, dtype=np.float64)
         spread = values.std(0, ddof=1, dtype=np.float64) if len(values) > 1 else None
+        spread = spread if spread is None or spread.ndim == 3 else spread.mean(-1)
         clips[method] = Clip(values[:members].copy(), mean, spread, len(values), crps)
         if method == whole:
-            film = maps.Film(method, run, init, leads, observed, values, solid, units, name)
-    return Scene(label, run, init, leads, observed, solid, clips, units, str(a["units"]), name, lead_unit, film)
+            film = maps.Film(method, run, init, leads, observed, values, solid, units, name, levels)
+    score_units = str(a["units"])
+    return Scene(label, run, init, leads, observed, solid, clips, units, score_units, name, lead_unit, film, levels)
+
+
+def _pictures(values: np.ndarray, channels: Channels | None) -> np.ndarray:
+    """(..., y, x) as it is; of (..., channel, y, x) the colours, last, or the one picture."""
+    return values if channels is None else np.ascontiguousarray(channels.colours(values))
 
 
 def _renamed(data: xr.Dataset) -> xr.Dataset:
     return data.rename({alias: name for alias, name in ALIASES.items() if alias in data.dims and name not in data.dims})
+
+
+@dataclass(frozen=True)
+class Shades:
+    """The values that black and white stand for in a video of 1 or 3 colours: no colour map, no walls."""
+
+    low: float
+    high: float
+    planes: int
+
+    def quantise(self, values: np.ndarray, solid: np.ndarray) -> np.ndarray:
+        """Frames (lead_time, y, x[, 3]) as bytes (lead_time, planes * y, x)."""
+        share = np.nan_to_num(np.clip((values.astype(np.float64) - self.low) / (self.high - self.low), 0, 1))
+        levels = np.rint(255 * share).astype(np.uint8)
+        if self.planes == 1:
+            return levels
+        return np.ascontiguousarray(np.moveaxis(levels, -1, -3)).reshape(len(levels), -1, levels.shape[2])
 
 
 @dataclass(frozen=True)
@@ -175,23 +212,28 @@ class Range:
         return np.rint(255 * np.vstack([to_rgb(SOLID), colours])).astype(np.uint8).tobytes()
 
 
-def ranges(scenes: list[Scene]) -> tuple[Range, Range | None]:
+def ranges(scenes: list[Scene]) -> tuple[Range | Shades, Range | None]:
     """One colour range for all fields and one for all spreads, so that cases and methods can be compared.
 
     The field's is symmetric about zero and holds 99.5 % of the truth; of a quantity that is never negative it goes
-    from the 0.5 % to the 99.5 % quantile.
+    from the 0.5 % to the 99.5 % quantile; of video from black to white.
     """
-    truth = np.concatenate([_fluid(s.truth, s.solid) for s in scenes])
-    if truth.size and truth.min() >= 0:
-        low, high = (float(q) for q in np.quantile(truth, [0.005, 0.995]))
-        field = Range(low, high if high > low else low + 1, SEQUENTIAL)
-    else:
-        limit = float(np.quantile(np.abs(truth), 0.995)) if truth.size else 1.0
-        field = Range(-(limit or 1.0), limit or 1.0, maps.FIELD)
+    field = _field_range(scenes)
     spreads = [_fluid(c.spread, s.solid) for s in scenes for c in s.clips.values() if c.spread is not None]
     if not spreads:
         return field, None
     return field, Range(0.0, max(float(np.quantile(v, 0.995)) for v in spreads if v.size) or 1.0, maps.ERROR)
+
+
+def _field_range(scenes: list[Scene]) -> Range | Shades:
+    if scenes[0].levels is not None:
+        return Shades(*scenes[0].levels, scenes[0].planes)
+    truth = np.concatenate([_fluid(s.truth, s.solid) for s in scenes])
+    if truth.size and truth.min() >= 0:
+        low, high = (float(q) for q in np.quantile(truth, [0.005, 0.995]))
+        return Range(low, high if high > low else low + 1, SEQUENTIAL)
+    limit = float(np.quantile(np.abs(truth), 0.995)) if truth.size else 1.0
+    return Range(-(limit or 1.0), limit or 1.0, maps.FIELD)
 
 
 def _fluid(values: np.ndarray, solid: np.ndarray) -> np.ndarray:
@@ -247,6 +289,9 @@ def embed(scenes: list[Scene], budget: int = BUDGET) -> dict[str, Any]:
         "units": first.units,
         "scoreUnits": first.score_units,
         "field": _range(field),
+        "planes": first.planes,
+        "up": first.levels is None,
+        "nothing": "wall, or no value" if first.levels is None else "no value",
         "spread": None if spread is None else _range(spread),
         "methods": names,
         "cases": cases,
@@ -255,11 +300,11 @@ def embed(scenes: list[Scene], budget: int = BUDGET) -> dict[str, Any]:
 
 
 def _encoded(
-    scene: Scene, names: list[str], field: Range, spread: Range | None, cells: int, step: int
+    scene: Scene, names: list[str], field: Range | Shades, spread: Range | None, cells: int, step: int
 ) -> dict[str, Any]:
     solid = scene.solid[::cells, ::cells]
 
-    def panel(values: np.ndarray, colours: Range) -> str:
+    def panel(values: np.ndarray, colours: Range | Shades) -> str:
         return encode(colours.quantise(values[::step, ::cells, ::cells], solid))
 
     entries: list[dict[str, Any] | None] = []
@@ -278,7 +323,8 @@ def _encoded(
                 "crps": [None if np.isnan(v) else float(f"{v:.4g}") for v in clip.crps[::step]],
             }
         )
-    about = f"run {scene.trajectory}, last context frame {scene.init_time}"
+    kind = "run" if scene.levels is None else "clip"
+    about = f"{kind} {scene.trajectory}, last context frame {scene.init_time}"
     return {"label": scene.label, "about": about, "truth": panel(scene.truth, field), "films": entries}
 
 
@@ -291,7 +337,9 @@ def _size(cases: list[dict[str, Any]], shown: int) -> int:
     return total
 
 
-def _range(colours: Range) -> dict[str, Any]:
+def _range(colours: Range | Shades) -> dict[str, Any]:
+    if isinstance(colours, Shades):
+        return {"low": colours.low, "high": colours.high}
     palette = base64.b64encode(colours.palette()).decode()
     return {"low": colours.low, "high": colours.high, "palette": palette}
 
@@ -304,8 +352,9 @@ def _words(scenes: list[Scene], names: list[str], shown: int, cells: int, step: 
     if size > 1:
         which = "every member" if shown >= size else f"the first {shown} of up to {size} members"
         words += f", {which}; mean and spread are of all members"
-    words += f". Colours in {LEVELS} steps"
-    words += f"; every {cells}th cell along each axis" if cells > 1 else ""
+    words += f". Colours in {LEVELS} steps" if scenes[0].levels is None else ". Frames in their own colours"
+    kind = "cell" if scenes[0].levels is None else "pixel"
+    words += f"; every {cells}th {kind} along each axis" if cells > 1 else ""
     words += f"; every {step}th lead" if step > 1 else ""
     return words.replace("2th", "2nd") + "."
 
@@ -316,11 +365,14 @@ def viewer_html(scenes: list[Scene], budget: int = BUDGET) -> str:
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":  # nothing in it can end the element that holds it
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    bars = _bar("field", data["field"], data["variable"], data["units"])
+    bars = "" if data["planes"] else _bar("field", data["field"], data["variable"], data["units"])
     if data["spread"] is not None:
         bars += _bar("spread", data["spread"], "spread of the members", data["units"])
     page = resources.files("evaluation").joinpath("viewer.html").read_text(encoding="utf-8")
-    return Template(page).substitute(last=len(data["leads"]) - 1, bars=bars, words=escape(data["words"]), data=text)
+    return Template(page).substitute(
+        last=len(data["leads"]) - 1, bars=bars, words=escape(data["words"]), data=text,
+        cell="pixel" if data["planes"] else "cell",
+    )  # fmt: skip
 
 
 def _bar(kind: str, colours: Mapping[str, Any], name: str, units: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from evaluation import summary
+from evaluation.protocols import PROTOCOLS
 from evaluation.style import with_units
 from evaluation.tables import count
 
@@ -68,8 +69,9 @@ def summary_sentences(scores: xr.Dataset, *, bold: str = "{}", quote: Any = str)
         f"{quote(str(m))} {int(n)}" for m, n in zip(scores["method"].values, scores["members"].values, strict=True)
     ]
     sentences.append(
-        f"Scored on {quote(a['variable_long_name'])}: {count(a['cases'], 'case')} from {count(a['runs'], 'run')}, "
-        f"the same for every method. Members: {', '.join(members)}. {interval_words(scores)}"
+        f"Scored on {quote(a['variable_long_name'])}: {count(a['cases'], 'case')} from "
+        f"{count(a['runs'], _run(scores))}, the same for every method. Members: {', '.join(members)}. "
+        f"{interval_words(scores)}"
     )
     return sentences
 
@@ -132,9 +134,13 @@ def interval_words(scores: xr.Dataset) -> str:
     """What the intervals are, or why there are none."""
     runs = scores.attrs["runs"]
     if runs < summary.MINIMUM_RUNS:
-        return f"No intervals: they need at least {summary.MINIMUM_RUNS} runs, and there are {runs}."
-    few = f" With only {runs} runs they are rough." if runs < summary.SURE_RUNS else ""
-    return f"Intervals (95 %) come from a paired bootstrap over whole runs, widened for their number.{few}"
+        return f"No intervals: they need at least {summary.MINIMUM_RUNS} {_run(scores)}s, and there are {runs}."
+    few = f" With only {runs} {_run(scores)}s they are rough." if runs < summary.SURE_RUNS else ""
+    return f"Intervals (95 %) come from a paired bootstrap over whole {_run(scores)}s, widened for their number.{few}"
+
+
+def _run(scores: xr.Dataset) -> str:
+    return summary.terms(scores).run
 
 
 def lead_range(scores: xr.Dataset) -> str:
@@ -163,17 +169,21 @@ def protocol_html(scores: xr.Dataset) -> str:
     )
     scoring = {
         "variable": f"{a['variable']} ({a['units']})",
-        "cases, runs": f"{count(a['cases'], 'case')} from {count(a['runs'], 'run')}",
-        "runs (trajectory)": ", ".join(str(t) for t in scores["trajectory"].values),
+        "channels": a.get("channels"),
+        "CRPS, errors, spread and ranks are of": a.get("points_of"),
+        "families of statistics on one picture": a.get("picture_of"),
+        "networks see": a.get("colours_of"),
+        f"cases, {_run(scores)}s": f"{count(a['cases'], 'case')} from {count(a['runs'], _run(scores))}",
+        f"{_run(scores)}s (trajectory)": _some([str(t) for t in scores["trajectory"].values]),
         "lead times": lead_range(scores),
         "estimator": f"{summary.estimator(scores)} CRPS (absolute error for one member)",
-        "protocol": PROTOCOLS.get(str(a.get("verification_protocol", ""))),
+        "protocol": _protocol_words(str(a.get("verification_protocol", ""))),
         "reference": a["reference"] or "none",
         "events": _events(scores),
         "background (climatology of the scorer)": a.get("background"),
         "LPIPS": a.get("lpips"),
         "FVD": a.get("fvd"),
-        "intervals": "paired bootstrap over runs, expanded percentiles, 1000 resamples, seed 0"
+        "intervals": f"paired bootstrap over {_run(scores)}s, expanded percentiles, 1000 resamples, seed 0"
         if a["runs"] >= summary.MINIMUM_RUNS
         else "none",
         "seed of the flatness band": a["seed"],
@@ -187,16 +197,26 @@ def protocol_html(scores: xr.Dataset) -> str:
     )
 
 
-PROTOCOLS = {
-    "rvd": "rvd: values quantised once to 256 grey levels, classical CRPS in grey levels, predicted frames only; the "
-    "number of members of the paper was not published: ours is in the table above"
-}
+def _protocol_words(name: str) -> str | None:
+    if name not in PROTOCOLS:
+        return None
+    which = PROTOCOLS[name]
+    cases = f", leads 1 to {which.leads} after frame {which.init_time}" if which.init_time is not None else ""
+    return (
+        f"{name}: values quantised once to 256 grey levels, classical CRPS in grey levels, predicted frames only"
+        f"{cases}; the number of members of the paper was not published: ours is in the table above"
+    )
+
+
+def _some(labels: list[str], most: int = 60) -> str:
+    """All labels, or the first and the last of very many."""
+    return ", ".join(labels if len(labels) <= most else [*labels[: most // 2], "...", *labels[-most // 2 :]])
 
 
 def _events(scores: xr.Dataset) -> str | None:
     if "threshold" not in scores.coords:
         return None
-    name = scores.attrs["variable_long_name"]
+    name = summary.terms(scores).picture
     what = f"|{name}|" if int(scores.attrs.get("event_absolute", 0)) else name
     levels = ", ".join(with_units(float(t), scores.attrs["units"]) for t in scores["threshold"].values)
     return f"{what} above {levels}"

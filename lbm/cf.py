@@ -20,7 +20,7 @@ CONVENTIONS = "CF-1.11"
 LATTICE_UNITS = re.compile(r"\b(cells?|ticks?|frames?|pixels?)\b")
 STANDARD_NAMES = {"member": "realization"}  # the table has none for flow in lattice units
 MEANINGS = {"solid": "fluid solid"}  # of False and True
-PROGRESS = ("frames_written", "cases_written")  # of a store; a file that exists is complete
+PROGRESS = ("frames_written", "cases_written", "clips_written")  # of a store; a file that exists is complete
 NOT_CARRIED = ("schema_version", "complete", "coordinates", "Conventions")  # attributes that speak of the store
 REFERENCES = "Krueger et al., The Lattice Boltzmann Method, Springer (2017), doi:10.1007/978-3-319-44649-3"
 

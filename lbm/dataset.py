@@ -19,12 +19,13 @@ import numpy as np
 from lbm import manifest, store
 from lbm.errors import DataError, ResourceError, UsageError
 from lbm.provenance import provenance
-from lbm.writer import SCHEMA_VERSION, Coordinate, Variable, Writer, allocate, progress, with_progress
+from lbm.writer import CLIPS_PER_CHUNK, SCHEMA_VERSION, Coordinate, Variable, Writer, allocate, progress, with_progress
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
+    "CLIPS_PER_CHUNK",
     "SCHEMA_VERSION",
     "Coordinate",
     "Variable",
@@ -46,19 +47,19 @@ def create(
     path: Path | str,
     *,
     variables: Mapping[str, Variable],
-    coords: Mapping[str, Coordinate],
+    coords: Mapping[str, Coordinate | Variable],
     sizes: Mapping[str, int],
     attrs: Mapping[str, Any],
     overwrite: bool = False,
 ) -> Writer:
     """Allocate a dataset and return its `Writer`, which holds the lock.
 
-    `coords` maps names to (dims, values, attributes) and is written at once. `attrs` gains
-    `schema_version`, `complete`, and `versions` and `git_commit` where they are not given. A progress
-    variable is added: `frames_written` where variables have a `time`, `cases_written` where they have
-    a `member`. The dataset appears under its name only when all of this is on disk. Raises
-    `UsageError` when the path exists (and `overwrite` is not set, or it is no dataset of ours),
-    `ResourceError` when it cannot be written.
+    `coords` maps names to (dims, values, attributes) and is written at once; a `Variable` among them may
+    be filled later. `attrs` gains `schema_version`, `complete`, and `versions` and `git_commit` where they
+    are not given. A progress variable is added: `clips_written` where `length` is a variable, else
+    `frames_written` where variables have a `time`, `cases_written` where they have a `member`. The dataset
+    appears under its name only when all of this is on disk. Raises `UsageError` when the path exists (and
+    `overwrite` is not set, or it is no dataset of ours), `ResourceError` when it cannot be written.
     """
     path = Path(path)
     lock = store.Lock(path)

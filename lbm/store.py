@@ -21,7 +21,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,12 @@ def array_names(root: Path) -> list[str]:
     return names
 
 
-def chunk_keys(root: Path, name: str) -> Iterator[str]:
-    """Every chunk key array `name` has when it is full, from its metadata. Raises `DataError`."""
+def chunk_keys(root: Path, name: str, lengths: Sequence[int] | None = None) -> Iterator[str]:
+    """Every chunk key array `name` has when it is full, from its metadata. Raises `DataError`.
+
+    With `lengths`, the number of frames of each trajectory, chunks of (trajectory, time, ...) arrays that lie beyond
+    the end of all their trajectories are left out.
+    """
     metadata = read_metadata(root / name / ROOT)
     try:
         shape = [int(n) for n in metadata["shape"]]
@@ -191,7 +195,13 @@ def chunk_keys(root: Path, name: str) -> Iterator[str]:
         total *= count
     if min(counts, default=1) < 0 or total > MAX_CHUNKS:
         raise DataError(f"{root / name / ROOT} is damaged: shape {shape} in chunks of {chunks}")
-    for index in product(*(range(count) for count in counts)):
+    if lengths is None or (metadata.get("dimension_names") or [])[:2] != ["trajectory", "time"]:
+        indices: Iterable[tuple[int, ...]] = product(*(range(count) for count in counts))
+    else:
+        longest = [max(lengths[k * chunks[0] : (k + 1) * chunks[0]], default=0) for k in range(counts[0])]
+        rest = [range(count) for count in counts[2:]]
+        indices = (index for k, n in enumerate(longest) for index in product([k], range(-(-n // chunks[1])), *rest))
+    for index in indices:
         yield "/".join([name, "c", *map(str, index)])
 
 

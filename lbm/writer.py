@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import zarr
 
 SCHEMA_VERSION = 1
-Coordinate = tuple[str | Sequence[str], Any, Mapping[str, Any]]
+Coordinate = tuple[str | Sequence[str], Any, Mapping[str, Any]]  # dimensions, values, attributes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ PROGRESS = {
         "lead_time",
         Variable(("trajectory", "init_time"), "int8", {"long_name": "1 where the forecast is written"}),
     ),
+    "clips_written": ("clip", Variable(("trajectory",), "int8", {"long_name": "1 where the clip is written"})),
 }
+CLIPS_PER_CHUNK = 1024  # of arrays with a number or a few for each clip; one process writes them
 
 
 class Writer:
@@ -149,7 +151,7 @@ class Writer:
         return tuple(selection), tuple(shape)
 
     def mark(self, **region: int | slice) -> None:
-        """Acknowledge a unit AFTER its data: advance `frames_written`, or set `cases_written`.
+        """Acknowledge a unit AFTER its data: advance `frames_written`, or set `cases_written` or `clips_written`.
 
         `mark(trajectory=3, time=slice(20, 40))` says that frames 0 to 39 of run 3 are there.
         """
@@ -157,12 +159,12 @@ class Writer:
             time = region["time"]
             stop = time.stop if isinstance(time, slice) else time + 1
             self.write("frames_written", np.int32(stop), trajectory=region["trajectory"])
-        elif self._progress == "cases_written":
-            dims = self.dims("cases_written")
+        elif self._progress is not None:
+            dims = self.dims(self._progress)
             if missing := set(dims) - set(region):
                 raise ValueError(f"mark needs {sorted(missing)}")
-            with store.disk_errors(self.path / "cases_written"):
-                self.array("cases_written")[tuple(region[d] for d in dims)] = 1
+            with store.disk_errors(self.path / self._progress):
+                self.array(self._progress)[tuple(region[d] for d in dims)] = 1
         else:
             raise ValueError(f"{self.path} has no progress variable")
 
@@ -199,7 +201,7 @@ def progress(path: Path | str) -> tuple[int, int, str]:
             if along == "time":
                 frames = frame_count(path)
                 return int(np.clip(values, 0, frames).sum()), frames * values.size, "frames"
-            return int((values == 1).sum()), values.size, "cases"
+            return int((values == 1).sum()), values.size, f"{name.removesuffix('_written')}"
     return 1, 1, "dataset"
 
 
@@ -216,6 +218,9 @@ def frame_count(path: Path) -> int:
 def with_progress(variables: Mapping[str, Variable]) -> dict[str, Variable]:
     result = dict(variables)
     used = {dim for variable in variables.values() for dim in variable.dims}
+    if "length" in variables:
+        counter = PROGRESS["clips_written"][1]
+        return result | {"clips_written": replace(counter, chunks=(CLIPS_PER_CHUNK,), fill=0)}
     needed = {"cases_written": {"member", "init_time"}, "frames_written": {"trajectory", "time"}}
     for name in [name for name, dims in needed.items() if dims <= used or name in variables]:
         default = PROGRESS[name][1]
@@ -227,7 +232,7 @@ def with_progress(variables: Mapping[str, Variable]) -> dict[str, Variable]:
 def allocate(
     folder: Path,
     variables: Mapping[str, Variable],
-    coords: Mapping[str, Coordinate],
+    coords: Mapping[str, Coordinate | Variable],
     sizes: Mapping[str, int],
     attrs: Mapping[str, Any],
 ) -> None:
@@ -237,14 +242,17 @@ def allocate(
     full = {"schema_version": SCHEMA_VERSION, **provenance(), **attrs, "complete": 0}
     # 0 and 1: netCDF, which xarray writes a store to as it is, knows no booleans
     full = {name: int(value) if isinstance(value, bool) else value for name, value in full.items()}
-    extra = sorted(
-        name for name, (dims, _, _) in coords.items() if tuple([dims] if isinstance(dims, str) else dims) != (name,)
-    )
+    axes = {name: part.dims if isinstance(part, Variable) else part[0] for name, part in coords.items()}
+    extra = sorted(name for name, dims in axes.items() if tuple([dims] if isinstance(dims, str) else dims) != (name,))
     if extra:
         full["coordinates"] = " ".join(extra)  # the CF way of saying that these are coordinates
     group = zarr.create_group(LocalStore(folder), zarr_format=3)
     arrays = dict(variables)
-    for name, (dims, values, attributes) in coords.items():
+    for name, part in coords.items():
+        if isinstance(part, Variable):
+            arrays[name] = part
+            continue
+        dims, values, attributes = part
         values = np.asarray(values)
         dtype = "str" if values.dtype.kind in "UOT" else values.dtype.name
         names = (dims,) if isinstance(dims, str) else tuple(dims)

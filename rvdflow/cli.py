@@ -10,6 +10,7 @@ import typer
 
 from lbm.console import Debug, emit_json, run, say
 from lbm.errors import UsageError
+from rvdflow.video.cli import app as convert
 
 app = typer.Typer(
     name="rvdflow",
@@ -17,8 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Learn from simulated flow, forecast ensembles, verify them. Data come from `lbm simulate`.",
+    help="Learn from flow or video, forecast ensembles, verify them. Data: `lbm simulate`, `rvdflow convert`.",
 )
+app.add_typer(convert)
 
 DataPath = Annotated[Path, typer.Option("--data", help="Dataset of flow, such as flow.zarr.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings in a TOML file.")]
@@ -146,13 +148,18 @@ def forecast(
         bool, typer.Option("--dress", help="Make an ensemble of a deterministic --method by its validation residuals.")
     ] = False,
     ensemble: Annotated[int, typer.Option(help="Members of the ensemble.")] = 32,
-    context: Annotated[int, typer.Option(help="Frames seen before the forecast starts.")] = 4,
-    lead: Annotated[int, typer.Option(help="Frames to forecast.")] = 16,
+    context: Annotated[
+        int | None, typer.Option(help="Frames seen before the forecast starts.", show_default="4")
+    ] = None,
+    lead: Annotated[int | None, typer.Option(help="Frames to forecast.", show_default="16")] = None,
     split: Annotated[str, typer.Option(help="Which runs: test, validation, train or all.")] = "test",
     stride: Annotated[
         int | None, typer.Option("--stride", "--every", help="Frames between init times; default: --lead.")
     ] = None,
     init_times: Annotated[str | None, typer.Option(help="Init times instead: 20,60 or 20:200:16.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Published cases of natural video instead: rvd-kth, rvd-bair, rvd-cityscapes.")
+    ] = None,
     cases: Annotated[int | None, typer.Option(help="At most so many cases, spread evenly.")] = None,
     beyond: Annotated[bool, typer.Option("--beyond", help="Forecast past the end of the data, too.")] = False,
     sampler: Annotated[
@@ -179,9 +186,17 @@ def forecast(
     from rvdflow import ranks
     from rvdflow.device import choose_device
     from rvdflow.forecast import estimate, forecast, open_truth
-    from rvdflow.plan import plan
+    from rvdflow.plan import plan, published_cases
 
     quiet = quiet or json
+    wanted: dict[str, Any] = {"context": context, "lead": lead, "init_times": _integers(init_times)}
+    if protocol is not None:
+        given = [name for name, value in {**wanted, "stride": stride}.items() if value is not None]
+        if given:
+            raise UsageError(f"--protocol {protocol} says which cases: leave out --{given[0].replace('_', '-')}")
+        wanted = published_cases(protocol)
+    seen: int = 4 if wanted["context"] is None else wanted["context"]
+    ahead: int = 16 if wanted["lead"] is None else wanted["lead"]
     if split not in ("test", "validation", "train", "all"):
         raise UsageError(f"--split {split}: wanted test, validation, train or all")
     job = ranks.start(choose_device(device), patience=timedelta(days=7))  # a chunk of leads may take hours
@@ -189,14 +204,14 @@ def forecast(
         "checkpoint": checkpoint, "sampler": sampler, "steps": steps, "device": device, "threads": threads,
         "precision": precision, "compile": compile,
     }  # fmt: skip
-    forecaster = _forecaster(method, data, context, lead, dress, options, quiet or not job.first)
+    forecaster = _forecaster(method, data, seen, ahead, dress, options, quiet or not job.first)
     chosen: dict[str, Any] = {
-        "members": ensemble, "lead": lead, "context": context, "split": None if split == "all" else split,
-        "stride": stride, "init_times": _integers(init_times), "cases": cases, "beyond": beyond, "seed": seed or 0,
+        "members": ensemble, "lead": ahead, "context": seen, "split": None if split == "all" else split,
+        "stride": stride, "init_times": wanted["init_times"], "cases": cases, "beyond": beyond, "seed": seed or 0,
         "members_per_batch": members_per_batch, "cases_per_batch": cases_per_batch,
     }  # fmt: skip
     if dry_run:
-        opened, frames = open_truth(data, forecaster, context)
+        opened, frames = open_truth(data, forecaster, seen)
         chosen |= {"members": 1 if forecaster.deterministic else ensemble, "processes": job.size}
         if job.first:
             emit_json(estimate(forecaster, opened, frames, plan(opened, frames, **chosen), job.size))
@@ -276,9 +291,14 @@ def verify(
     threshold: Annotated[
         str | None, typer.Option(help="Thresholds of events, as 0.01,0.02; default: quantiles .8 and .95.")
     ] = None,
-    protocol: Annotated[str | None, typer.Option(help="A published way of scoring: rvd.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="A published way of scoring: rvd, rvd-kth, rvd-bair or rvd-cityscapes.")
+    ] = None,
     value_range: Annotated[
-        str | None, typer.Option(help="Values of black and white, as -0.05,0.05; default: extremes of training runs.")
+        str | None,
+        typer.Option(
+            help="Values of black and white, as -0.05,0.05; default: 0,255 of 8 bits, else extremes of training."
+        ),
     ] = None,
     scores: Annotated[
         str | None, typer.Option("--scores", help="Only some families, as events,spectra; points: the CRPS alone.")

@@ -18,7 +18,16 @@ import numpy as np
 from lbm import dataset as store
 from lbm.console import Stop, duration, progress, say, size
 from lbm.errors import ResourceError
-from rvdflow.forecast_store import COPIES, MEMBER_DIMS, attributes, coordinates, create, kept, require_room, resumed
+from rvdflow.forecast_store import (
+    COPIES,
+    attributes,
+    coordinates,
+    create,
+    kept,
+    member_dims,
+    require_room,
+    resumed,
+)  # fmt: skip
 from rvdflow.forecaster import Case, Forecaster, require_context
 from rvdflow.frames import Frames, frame_variables
 from rvdflow.plan import Plan, plan
@@ -45,11 +54,8 @@ def forecast_in_memory(forecaster: Forecaster, dataset: Any, frames: Frames, cho
         done += len(group)
     values = values.reshape(len(chosen.trajectories), len(chosen.init_times), *values.shape[1:])
     return xr.Dataset(
-        {
-            name: (MEMBER_DIMS, values[..., i, :, :], kept(dataset[name].attrs))
-            for i, name in enumerate(frames.variables)
-        },
-        coords={name: xr.Variable(*parts) for name, parts in coordinates(chosen).items()},
+        {name: (member_dims(frames), part, kept(dataset[name].attrs)) for name, part in frames.split(values)},
+        coords={name: xr.Variable(*parts) for name, parts in coordinates(chosen, frames).items()},
         attrs=attributes(forecaster, dataset, chosen),
     )
 
@@ -193,8 +199,8 @@ class _Filling:
             region = {"member": slice(members.start, members.stop), "lead_time": slice(first, first + drawn.shape[2])}
             for case, values in zip(self.groups[n], drawn, strict=True):
                 i, j = self.place[case]
-                for channel, name in enumerate(self.truth.frames.variables):
-                    self.writer.write(name, values[:, :, channel], trajectory=i, init_time=j, **region)
+                for name, part in self.truth.frames.split(values):
+                    self.writer.write(name, part, trajectory=i, init_time=j, **region)
             ranks.barrier()
 
     def complete(self, first: int, stop: int) -> list[Case]:

@@ -22,13 +22,20 @@ MEMBER_DIMS = ("trajectory", "init_time", "member", "lead_time", "y", "x")
 COPIES = 4  # of what is written at once that are in memory: drawn, checked, compressed, and the method's own
 
 
+def member_dims(frames: Frames) -> tuple[str, ...]:
+    """The dimensions of a forecast of such frames."""
+    return (*MEMBER_DIMS[:-2], *(("channel",) if frames.coloured else ()), *MEMBER_DIMS[-2:])
+
+
 def create(
     output: Path, opened: Any, frames: Frames, chosen: Plan, stamped: dict[str, Any], overwrite: bool
 ) -> store.Writer:
     """Allocate the store of a whole forecast, one chunk for each portion and some of its leads."""
-    chunks = (1, 1, chosen.members_per_batch, chosen.leads_per_chunk, frames.height, frames.width)
+    frame = (frames.channels,) * frames.coloured + (frames.height, frames.width)
+    chunks = (1, 1, chosen.members_per_batch, chosen.leads_per_chunk, *frame)
+    dtype = "uint8" if frames.eight_bit else "float32"
     variables = {
-        name: store.Variable(MEMBER_DIMS, "float32", kept(opened[name].attrs), chunks=chunks)
+        name: store.Variable(member_dims(frames), dtype, kept(opened[name].attrs), chunks=chunks)
         for name in frames.variables
     }
     sizes = {
@@ -36,10 +43,11 @@ def create(
         "init_time": len(chosen.init_times),
         "member": chosen.members,
         "lead_time": chosen.lead,
+        "channel": frames.channels,
         "y": frames.height,
         "x": frames.width,
     }
-    coords = coordinates(chosen)
+    coords = coordinates(chosen, frames)
     return store.create(output, variables=variables, coords=coords, sizes=sizes, attrs=stamped, overwrite=overwrite)
 
 
@@ -48,16 +56,20 @@ def kept(attrs: Any) -> dict[str, Any]:
     return {name: value for name, value in attrs.items() if name in ("units", "long_name", "standard_name")}
 
 
-def coordinates(chosen: Plan) -> dict[str, Any]:
+def coordinates(chosen: Plan, frames: Frames) -> dict[str, Any]:
     """Coordinates of the store: {name: (dims, values, attributes)}."""
     init, lead = np.asarray(chosen.init_times), np.arange(1, chosen.lead + 1)
-    frames = {"units": "frames"}
+    units = {"units": "frames"}
+    channels: dict[str, Any] = (
+        {"channel": ("channel", np.array(frames.channel_names), {})} if frames.channel_names else {}
+    )
     return {
         "trajectory": ("trajectory", np.asarray(chosen.trajectories), {"long_name": "trajectory of the truth"}),
-        "init_time": ("init_time", init, {"long_name": "last frame seen", **frames}),
+        "init_time": ("init_time", init, {"long_name": "last frame seen", **units}),
         "member": ("member", np.arange(chosen.members), {"long_name": "ensemble member"}),
-        "lead_time": ("lead_time", lead, {"long_name": "frames ahead", **frames}),
-        "valid_time": (("init_time", "lead_time"), init[:, None] + lead, {"long_name": "frame forecast", **frames}),
+        "lead_time": ("lead_time", lead, {"long_name": "frames ahead", **units}),
+        "valid_time": (("init_time", "lead_time"), init[:, None] + lead, {"long_name": "frame forecast", **units}),
+        **channels,
     }
 
 

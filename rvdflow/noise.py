@@ -7,28 +7,18 @@ is the same (beyond rounding) however its cases and members are grouped into bat
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
+from rvdflow.streams import numpy_generator, stream_seed
 
-def stream_seed(seed: int, *names: str | int) -> int:
-    """Seed (63 bits) of the stream called `names`: equal names give equal streams, others independent ones."""
-    text = json.dumps([int(seed), *[n if isinstance(n, str) else int(n) for n in names]])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+__all__ = ["Draws", "MemberNoise", "numpy_generator", "stream_seed", "torch_generator"]
 
 
 def torch_generator(seed: int, *names: str | int, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator at the start of the stream called `names`."""
     return torch.Generator(device).manual_seed(stream_seed(seed, *names))
-
-
-def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator (Philox) at the start of the stream called `names`."""
-    return np.random.Generator(np.random.Philox(stream_seed(seed, *names)))
 
 
 class Draws:

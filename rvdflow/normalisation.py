@@ -15,11 +15,12 @@ from lbm.errors import DataError
 from rvdflow.frames import Frames
 
 BLOCK = 64  # frames read at a time when passing over whole trajectories
+MOST_FRAMES = 50_000  # of 8-bit video that mean and deviation are taken from
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """normalised = (physical - shift) / scale, one shift and scale per variable."""
+    """normalised = (physical - shift) / scale, one shift and scale per variable, for all of its channels."""
 
     kind: str
     variables: tuple[str, ...]
@@ -61,17 +62,24 @@ def fit_normalisation(
 ) -> Normalisation:
     """Fit on `trajectories` only, reading a block at a time.
 
-    "standard" gives mean 0 and standard deviation 1, "minmax" maps the range to [-1, 1], per variable.
+    "standard" gives mean 0 and standard deviation 1, "minmax" maps the range to [-1, 1], per variable; the range of
+    8-bit values is 0 to 255, whether or not all occur. Of many 8-bit clips `MOST_FRAMES` or so are read, evenly
+    spread.
     DataError when a value outside the obstacle is not finite, or a variable never changes.
     """
-    count, mean, squares = 0, np.zeros(frames.channels), np.zeros(frames.channels)
-    low, high = np.full(frames.channels, np.inf), np.full(frames.channels, -np.inf)
+    variables = len(frames.variables)
+    if frames.eight_bit and kind == "minmax":
+        return Normalisation(kind, frames.variables, (127.5,) * variables, (127.5,) * variables)
+    if frames.eight_bit:
+        trajectories = trajectories[:: max(1, int(frames.lengths[list(trajectories)].sum()) // MOST_FRAMES)]
+    count, mean, squares = 0, np.zeros(variables), np.zeros(variables)
+    low, high = np.full(variables, np.inf), np.full(variables, -np.inf)
     for trajectory in trajectories:
-        fluid = ~frames.solid[trajectory]
-        for start in range(0, frames.times, BLOCK):
-            block = frames.read(trajectory, start, min(start + BLOCK, frames.times))[:, :, fluid]
-            _require_finite(block, frames.variables, trajectory, start)
-            values = block.swapaxes(0, 1).reshape(frames.channels, -1).astype(np.float64)
+        fluid, length = ~frames.solid[trajectory], int(frames.lengths[trajectory])
+        for start in range(0, length, BLOCK):
+            block = frames.read(trajectory, start, min(start + BLOCK, length))[:, :, fluid]
+            _require_finite(block, frames, trajectory, start)
+            values = block.swapaxes(0, 1).reshape(variables, -1).astype(np.float64)
             # Chan et al. (1983): means and sums of squares of two sets combine without cancellation.
             n, part = values.shape[1], values.mean(1)
             squares += values.var(1) * n + (part - mean) ** 2 * (count * n / (count + n))
@@ -88,11 +96,11 @@ def fit_normalisation(
     return Normalisation(kind, frames.variables, tuple(map(float, shift)), tuple(map(float, scale)))
 
 
-def _require_finite(block: np.ndarray, variables: Sequence[str], trajectory: int, start: int) -> None:
+def _require_finite(block: np.ndarray, frames: Frames, trajectory: int, start: int) -> None:
     if np.isfinite(block).all():
         return
     frame, channel = (int(k[0]) for k in np.nonzero(~np.isfinite(block))[:2])
     raise DataError(
-        f"{variables[channel]} of trajectory {trajectory} is not finite at frame {start + frame}: "
+        f"{frames.label(channel)} of trajectory {trajectory} is not finite at frame {start + frame}: "
         "the dataset is unfinished or its flow diverged (check it with `lbm info --check`)"
     )

@@ -64,6 +64,7 @@ class Plan:
 
 
 def frame_bytes(frames: Frames) -> int:
+    """Bytes of a frame that is drawn; 8-bit ones take a quarter in a store."""
     return 4 * frames.channels * frames.height * frames.width
 
 
@@ -89,9 +90,10 @@ def plan(
 
     Init times are `init_times`, else every `stride` frames (default `lead`, so that targets do not overlap) wherever
     `context` frames lie before and `lead` frames after (`beyond`: or fewer, so that a forecast may go on where the
-    data end, and cannot be verified there). `cases` bounds trajectories x init times; init times are then
-    thinned evenly. Portions are chosen so that each of `processes` has one, where none are given. UsageError when a
-    number is out of range or no case is left.
+    data end, and cannot be verified there). Trajectories too short for that are left out; the shortest of the others
+    says which init times there are. `cases` bounds trajectories x init times; both are then thinned evenly.
+    Portions are chosen so that each of `processes` has one, where none are given. UsageError when a number is out of
+    range or no case is left.
     """
     given = {
         "members": members, "lead": lead, "context": context, "stride": stride, "cases": cases,
@@ -103,23 +105,26 @@ def plan(
     if seed < 0:
         raise UsageError(f"seed is {seed}: at least 0")
     runs = split_trajectories(dataset, split) if split is not None else list(range(frames.trajectories))
-    first, last = context - 1, frames.times - 1 - (0 if beyond else lead)
+    longest, after = frames.longest(runs), 0 if beyond else lead
+    first, last = context - 1, longest - 1 - after
     if last < first:
         raise UsageError(
-            f"context {context} needs more than the {frames.times} frames of a run"
+            f"context {context} needs more than the {longest} frames of a run"
             if beyond
-            else f"context {context} and lead {lead} need {context + lead} frames, a run has {frames.times} "
+            else f"context {context} and lead {lead} need {context + lead} frames, a run has {longest} "
             "(--beyond forecasts past the end of the truth)"
         )
     if init_times is None:
-        times = list(range(first, last + 1, stride or lead))
+        runs = [k for k in runs if frames.lengths[k] >= context + after]
+        times = list(range(first, int(frames.lengths[runs].min()) - after, stride or lead))
     else:
         times = sorted(set(init_times))
         wrong = [str(t) for t in times if not first <= t <= last] if times else ["none"]
         if wrong:
             raise UsageError(f"init time {wrong[0]}: with context {context} and lead {lead} use {first}..{last}")
+        runs = [k for k in runs if frames.lengths[k] > times[-1] + after]
     if cases is not None and cases < len(runs) * len(times):
-        runs = runs[: min(len(runs), cases)]
+        runs = _evenly(runs, min(len(runs), cases))
         times = _evenly(times, cases // len(runs))
     count, octets = len(runs) * len(times), frame_bytes(frames)
     leads = lead if lead <= LEADS else max(1, min(LEADS, CHUNK_BYTES // (min(members, DRAW) * octets)))
@@ -137,6 +142,17 @@ def plan(
         members_per_batch=together,
         leads_per_chunk=leads,
     )
+
+
+def published_cases(protocol: str) -> dict[str, Any]:
+    """`context`, `lead` and `init_times` of a published protocol. UsageError when it does not say them."""
+    from evaluation.protocols import PROTOCOLS
+
+    known = {name: each for name, each in PROTOCOLS.items() if each.init_time is not None}
+    if protocol not in known:
+        raise UsageError(f"protocol {protocol!r} names no cases: use {', '.join(known)}")
+    found = known[protocol]
+    return {"context": found.context, "lead": found.leads, "init_times": [found.init_time]}
 
 
 def _evenly(values: list[int], count: int) -> list[int]:

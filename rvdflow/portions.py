@@ -47,7 +47,7 @@ class Truth:
             case, frame, channel = (int(k[0]) for k in np.nonzero(~np.isfinite(seen))[:3])
             trajectory, init_time = cases[case]
             raise DataError(
-                f"{self.frames.variables[channel]} of trajectory {trajectory} is not finite at frame "
+                f"{self.frames.label(channel)} of trajectory {trajectory} is not finite at frame "
                 f"{init_time - context + 1 + frame}: no forecast can start from it (check with `lbm info --check`)"
             )
         numbers = {name: values[runs] for name, values in self.numbers.items()}

@@ -222,7 +222,7 @@ class Run:
         if not config.cases:
             return {}
         length = config.context + config.lead
-        if windows is None or windows.frames.times < length:
+        if windows is None or windows.frames.longest(windows.trajectories) < length:
             say(f"spread not calibrated: no validation runs of at least {length} frames", quiet=quiet)
             return {}
         from rvdflow.calibrate import calibrate

@@ -43,7 +43,7 @@ def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) ->
     opened = store.open_dataset(path, chunks=None)
     variables = config.train.variables or frame_variables(opened)
     if not variables:
-        raise DataError(f"{path} holds no frames (trajectory, time, y, x) to learn from")
+        raise DataError(f"{path} holds no frames (trajectory, time[, channel], y, x) to learn from")
     frames = Frames(opened, variables)
     identity = data_identity(opened, frames) | {"sha256": store.digest(path)}
     runs, names = split_trajectories(opened, "train"), config.model.conditions
@@ -81,8 +81,9 @@ def _require_same(saved: Checkpoint, path: Path, identity: dict[str, Any]) -> No
 
 def data_identity(opened: Any, frames: Frames) -> dict[str, Any]:
     """What data must have in common to be forecast by the same network."""
-    return {
+    identity = {
         "variables": list(frames.variables),
         "frame_size": [frames.height, frames.width],
         "frame_interval": opened.attrs.get("frame_interval"),
     }
+    return identity | ({"channels": list(frames.channel_names)} if frames.channel_names else {})

@@ -115,7 +115,7 @@ def _scores(drawn: Iterator[Tensor], truth: Tensor, fluid: Tensor, members: int)
 
 def validation_crps(model: Any, windows: Windows, config: ValidationConfig, train: TrainConfig, ranks: Ranks) -> Tensor:
     """(mean, standard error) over lead times and cases of the fair CRPS of validation runs; NaN where too short."""
-    lead = min(config.lead, windows.frames.times - config.context)
+    lead = min(config.lead, windows.frames.longest(windows.trajectories) - config.context)
     if lead < 1:
         return torch.full((2,), math.nan)
     long = windows.longer(config.context + lead)

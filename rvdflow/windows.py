@@ -1,4 +1,4 @@
-"""From flow.zarr to normalised clips.
+"""From flow.zarr, or video.zarr, to normalised clips.
 
 A *window* is `length` consecutive frames of one trajectory. Several make a *batch*: frames (batch, time, channel, y,
 x), float32, with the obstacle mask and the numbers of the run that each is from. Runs are split, never windows of one
@@ -20,7 +20,7 @@ import torch
 
 from lbm.errors import DataError
 from rvdflow.conditions import Conditions
-from rvdflow.frames import Frames
+from rvdflow.frames import Frames, Places
 from rvdflow.networks import Batch
 from rvdflow.noise import numpy_generator
 from rvdflow.normalisation import Normalisation
@@ -50,31 +50,38 @@ class Windows:
         self.frames, self.trajectories, self.length = frames, tuple(trajectories), length
         self.normalisation, self.conditions = normalisation, conditions or Conditions()
         self.numbers = np.zeros((frames.trajectories, 0)) if numbers is None else numbers
-        self.starts = frames.times - length + 1
-        if self.starts < 1:
-            raise DataError(f"a window takes {length} frames, the dataset has {frames.times} per trajectory")
-        per_run = frames.times * frames.channels * frames.height * frames.width * 4
-        self.nbytes = per_run * len(self.trajectories)
+        self.places = Places(frames, self.trajectories, length)
+        if not self.places:
+            longest = frames.longest(self.trajectories)
+            raise DataError(f"a window takes {length} frames, the dataset has {longest} per trajectory")
+        pixels = int(frames.lengths[list(self.trajectories)].sum()) * frames.height * frames.width
+        self.nbytes = pixels * frames.channels * (1 if frames.eight_bit else 4)
         self.in_memory = self.nbytes <= (free_memory() // 4 if budget is None else budget)
-        self._runs = [self._run(k, 0, frames.times) for k in self.trajectories] if self.in_memory else None
+        self._runs: dict[int, np.ndarray] | None = None
+        if self.in_memory:
+            whole = frames.stored if frames.eight_bit else self._run
+            self._runs = {k: whole(k, 0, int(frames.lengths[k])) for k in self.trajectories if frames.lengths[k]}
 
     def __len__(self) -> int:
-        return self.starts * len(self.trajectories)
+        return len(self.places)
 
     def _run(self, trajectory: int, start: int, stop: int) -> np.ndarray:
-        read = self.frames.read(trajectory, start, stop)
-        return self.normalisation.apply(read, self.frames.solid[trajectory])
+        return self._normalised(self.frames.read(trajectory, start, stop), trajectory)
+
+    def _normalised(self, frames: np.ndarray, trajectory: int) -> np.ndarray:
+        return self.normalisation.apply(frames, self.frames.solid[trajectory])
 
     def window(self, index: int) -> np.ndarray:
         """Window number `index`: (time, channel, y, x) float32, normalised."""
-        run, start = divmod(int(index), self.starts)
-        if self._runs is not None:
-            return self._runs[run][start : start + self.length]
-        return self._run(self.trajectories[run], start, start + self.length)
+        trajectory, start = self.places[int(index)]
+        if self._runs is None:
+            return self._run(trajectory, start, start + self.length)
+        kept = self._runs[trajectory][start : start + self.length]
+        return self._normalised(kept, trajectory) if self.frames.eight_bit else kept
 
     def clip(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Windows as one batch."""
-        runs = [self.trajectories[int(index) // self.starts] for index in indices]
+        runs = [self.places[int(index)][0] for index in indices]
         frames = torch.from_numpy(np.stack([self.window(int(index)) for index in indices]))
         return Batch(frames, self.conditions.given(self.frames.solid[runs], self.numbers[runs]))
 

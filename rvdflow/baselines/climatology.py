@@ -14,7 +14,7 @@ import numpy as np
 
 from lbm.errors import DataError
 from rvdflow.forecaster import Case, Forecaster, Seen, spans
-from rvdflow.frames import Frames
+from rvdflow.frames import Frames, Places
 from rvdflow.noise import numpy_generator
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Climatology(Forecaster):
         return cls(data.frames, data.runs, data.read)
 
     def stamp(self) -> dict[str, Any]:
-        return {"fitted_on": f"train: {len(self.training)} runs, {len(self.training) * self.frames.times} frames"}
+        count = int(self.frames.lengths[list(self.training)].sum())
+        return {"fitted_on": f"train: {len(self.training)} runs, {count} frames"}
 
     def roll(
         self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
@@ -53,10 +54,9 @@ class Climatology(Forecaster):
         self, trajectory: int, init_time: int, members: Sequence[int], lead: int, seed: int
     ) -> list[tuple[int, int]]:
         """(training run, first frame) of each member of one case: places in one permutation of all windows."""
-        starts = self.frames.times - lead + 1
-        if starts < 1:
-            raise DataError(f"a climatology of lead {lead} needs runs as long; they have {self.frames.times} frames")
-        count = starts * len(self.training)
-        order = numpy_generator(seed, "climatology", trajectory, init_time).permutation(count)
-        places = (divmod(int(order[member % count]), starts) for member in members)
-        return [(self.training[run], start) for run, start in places]
+        places = Places(self.frames, self.training, lead)
+        if not places:
+            longest = self.frames.longest(self.training)
+            raise DataError(f"a climatology of lead {lead} needs runs as long; they have {longest} frames")
+        order = numpy_generator(seed, "climatology", trajectory, init_time).permutation(len(places))
+        return [places[int(order[member % len(places)])] for member in members]

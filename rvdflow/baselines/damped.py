@@ -18,6 +18,7 @@ import numpy as np
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Training
 from rvdflow.forecaster import Case, Seen, spans
+from rvdflow.frames import Places
 from rvdflow.noise import numpy_generator
 
 FIELDS = 256  # training fields that the noise is combined from
@@ -74,10 +75,10 @@ def _innovations(data: Training, climate: Climate, memory: np.ndarray) -> np.nda
     """
     size = int(np.prod(climate.frame_shape))
     count = max(2, min(FIELDS, FIELD_BYTES // (4 * size)))
-    places = [(k, t) for k in data.runs for t in range(data.frames.times - 1)]
+    places = Places(data.frames, data.runs, 2)
     fields = []
     for place in np.unique(np.linspace(0, len(places) - 1, count).round().astype(int)):
-        run, t = places[place]
+        run, t = places[int(place)]
         pair = np.where(data.frames.solid[run], np.float32(0), data.read(run, t, t + 2) - climate.mean)
         fields.append((pair[1] - memory * pair[0]).ravel())
     left = np.array(fields)

@@ -18,7 +18,7 @@ import numpy as np
 from lbm.errors import DataError, UsageError
 from rvdflow.baselines.training import Training
 from rvdflow.forecaster import Case, Forecaster, Seen
-from rvdflow.frames import Frames
+from rvdflow.frames import Frames, Places
 from rvdflow.noise import numpy_generator
 
 POOL = 256  # residual sequences kept at most
@@ -68,11 +68,12 @@ class Dressed(Forecaster):
 
     def _places(self, context: int, lead: int) -> list[tuple[int, int]]:
         """(run, init time) of the residuals, evenly spread."""
-        places = [(k, t) for k in self.runs for t in range(context - 1, self.data.frames.times - lead)]
+        places = Places(self.data.frames, self.runs, context + lead)
         count = min(POOL, max(2, POOL_BYTES // (4 * lead * int(np.prod(self.data.frames.frame_shape)))))
-        return (
-            [places[k] for k in np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))] if places else []
-        )
+        if not places:
+            return []
+        chosen = np.unique(np.linspace(0, len(places) - 1, count).round().astype(int))
+        return [(run, start + context - 1) for run, start in (places[int(k)] for k in chosen)]
 
     def _residuals(self, context: int, lead: int) -> tuple[np.ndarray, np.ndarray]:
         """(run of each, residual sequences (case, lead, channel, y, x)), computed once for a context and lead."""

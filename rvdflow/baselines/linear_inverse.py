@@ -26,6 +26,7 @@ from rvdflow.baselines.pod import Pod
 from rvdflow.baselines.reference import Reference
 from rvdflow.baselines.training import Climate, Training
 from rvdflow.forecaster import Case, Seen, spans
+from rvdflow.frames import Places
 from rvdflow.noise import numpy_generator
 
 MODES = (5, 10, 20, 40, 80, 120, 160, 200)
@@ -172,10 +173,11 @@ class LinearInverse(Reference):
 
     def _window(self, rng: np.random.Generator, lead: int) -> tuple[int, int]:
         """(run, first frame) of a random piece of a training run."""
-        starts = self.data.frames.times - lead + 1
-        if starts < 1:
+        places = Places(self.data.frames, self.data.runs, lead)
+        if not places:
             raise DataError(f"{self.method} of lead {lead} needs training runs as long")
-        return self.data.runs[rng.integers(len(self.data.runs))], int(rng.integers(starts))
+        found: tuple[int, int] = places[int(rng.integers(len(places)))]
+        return found
 
     def _rest(self, run: int, first: int, stop: int) -> np.ndarray:
         """Anomalies (time, channel * y * x) of frames first..stop-1 of a training run."""

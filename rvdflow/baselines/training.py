@@ -70,14 +70,16 @@ class Training:
 
     @cached_property
     def in_memory(self) -> bool:
-        runs = self._dataset.sizes["trajectory"]
-        nbytes = 4 * runs * self.frames.times * int(np.prod(self.frames.frame_shape))
+        nbytes = 4 * int(self.frames.lengths.sum()) * int(np.prod(self.frames.frame_shape))
         return nbytes <= (free_memory() // 4 if self._budget is None else self._budget)
 
     @property
     def segments(self) -> list[Segment]:
         """All training runs, whole."""
-        return [Segment(k, 0, self.frames.times) for k in self.runs]
+        return self._whole(self.runs)
+
+    def _whole(self, runs: Sequence[int]) -> list[Segment]:
+        return [Segment(k, 0, int(self.frames.lengths[k])) for k in runs if self.frames.lengths[k]]
 
     def parts(self) -> tuple[list[Segment], list[Segment], str]:
         """(what settings are tried on, what they are judged on, in words): validation runs judge where there are any.
@@ -85,21 +87,20 @@ class Training:
         Else the last quarter of the training runs does, or of the frames of the only one.
         """
         if self.validation:
-            return self.segments, [Segment(k, 0, self.frames.times) for k in self.validation], "validation runs"
+            return self.segments, self._whole(self.validation), "validation runs"
         whole, held = self.segments, -(-len(self.runs) // 4)
         if len(whole) > 1:
             return whole[:-held], whole[-held:], "the last quarter of the training runs"
-        run, cut = self.runs[0], self.frames.times * 3 // 4
-        return (
-            [Segment(run, 0, cut)], [Segment(run, cut, self.frames.times)], "the last quarter of the only training run"
-        )  # fmt: skip
+        run, _, length = whole[0]
+        cut = length * 3 // 4
+        return [Segment(run, 0, cut)], [Segment(run, cut, length)], "the last quarter of the only training run"
 
     def read(self, run: int, start: int, stop: int) -> np.ndarray:
         """Frames start..stop-1 of a run (not to be written to): (time, channel, y, x) float32, 0 in obstacles."""
         if not self.in_memory:
             return self._read(run, start, stop)
         if run not in self._kept:
-            self._kept[run] = self._read(run, 0, self.frames.times)
+            self._kept[run] = self._read(run, 0, int(self.frames.lengths[run]))
         return self._kept[run][start:stop]
 
     def _read(self, run: int, start: int, stop: int) -> np.ndarray:
@@ -107,7 +108,7 @@ class Training:
         if not np.isfinite(values).all():
             frame, channel = (int(k[0]) for k in np.nonzero(~np.isfinite(values))[:2])
             raise DataError(
-                f"{self.frames.variables[channel]} of trajectory {run} is not finite at frame {start + frame}: the "
+                f"{self.frames.label(channel)} of trajectory {run} is not finite at frame {start + frame}: the "
                 "dataset is unfinished or its flow diverged (check it with `lbm info --check`)"
             )
         return values
@@ -158,9 +159,11 @@ class Climate:
             squares += np.einsum("tcyx,tcyx->cyx", away, away, dtype=np.float64)
         self.deviation = np.sqrt(squares / self.count).astype(np.float32)
         self.scale = np.sqrt(squares.sum((1, 2)) / self.count[count > 0].sum()).astype(np.float32)
-        for name, s in zip(data.frames.variables, self.scale, strict=True):
+        for channel, s in enumerate(self.scale):
             if not s > 0:
-                raise DataError(f"{name} never changes in the training runs: nothing to fit a reference to")
+                raise DataError(
+                    f"{data.frames.label(channel)} never changes in the training runs: nothing to fit a reference to"
+                )
 
     def anomalies(self, frames: np.ndarray, solid: np.ndarray) -> np.ndarray:
         """(..., channel, y, x) to (..., channel * y * x) float32; `solid` broadcasts against (..., y, x)."""

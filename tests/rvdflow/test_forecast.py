@@ -9,7 +9,8 @@ import rvdflow
 from lbm import dataset as store
 from lbm.errors import DataError, NumericalError, ResourceError, UsageError
 from rvdflow import checkpoint
-from rvdflow.forecast import MEMBER_DIMS, forecast
+from rvdflow.forecast import forecast
+from rvdflow.forecast_store import MEMBER_DIMS
 from rvdflow.forecaster import Forecaster
 from rvdflow.frames import Frames
 from rvdflow.plan import Plan, plan

@@ -298,3 +298,66 @@ def test_scores_that_fail_half_way_leave_the_older_ones(stores, tmp_path):
         verify([tmp_path / "broken.nc"], stores["truth"], output=out, families=["points"], overwrite=True, quiet=True)
     assert store.digest(out) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["broken.nc", "scores.zarr"]
+
+
+def make_video(folder: Path) -> tuple[Path, Path]:
+    """A store of colour clips, one of them too short, and a forecast of the others, both 8 bits."""
+    rng = np.random.default_rng(0)
+    clips, frames, shape, length = 4, 20, (3, 12, 16), np.array([20, 20, 9, 20], np.int32)
+    names = ("channel", np.array(["red", "green", "blue"]), {})
+    values = np.cumsum(rng.integers(-9, 10, (clips, frames, *shape)), axis=1) + 128
+    values = np.clip(values, 0, 255).astype(np.uint8)
+    sizes = {"trajectory": clips, "time": frames, "channel": 3, "y": shape[1], "x": shape[2]}
+    dims = ("trajectory", "time", "channel", "y", "x")
+    split = np.array(["train", "test", "test", "test"])
+    variables = {
+        "frames": store.Variable(dims, "uint8", {}, chunks=(1, 5, *shape)),
+        "length": store.Variable(("trajectory",), "int32", {}, values=length),
+        "split": store.Variable(("trajectory",), "str", {}, values=split),
+    }
+    truth, forecast = folder / "video.zarr", folder / "forecast.zarr"
+    coords = {"channel": names, "time": ("time", np.arange(frames), {})}
+    with store.create(truth, variables=variables, coords=coords, sizes=sizes, attrs={}) as writer:
+        for clip in range(clips):
+            writer.write("frames", values[clip], trajectory=clip, time=slice(0, frames))
+            writer.mark(trajectory=clip, time=slice(0, frames))
+        writer.finish()
+    runs, members, leads = [1, 3], 3, 16
+    sizes = {"trajectory": 2, "init_time": 1, "member": members, "lead_time": leads, "channel": 3, "y": 12, "x": 16}
+    dims = ("trajectory", "init_time", "member", "lead_time", "channel", "y", "x")
+    coords = {
+        "trajectory": ("trajectory", np.array(runs), {}),
+        "init_time": ("init_time", np.array([3]), {}),
+        "lead_time": ("lead_time", np.arange(1, leads + 1), {}),
+        "channel": names,
+    }
+    variables = {"frames": store.Variable(dims, "uint8", {}, chunks=(1, 1, members, 4, *shape))}
+    attrs = {"method": "rvd", "dataset_sha256": store.digest(truth)}
+    with store.create(forecast, variables=variables, coords=coords, sizes=sizes, attrs=attrs) as writer:
+        for place, run in enumerate(runs):
+            drawn = values[run, 4:] + rng.normal(0, 20, (members, leads, *shape))
+            writer.write("frames", np.clip(drawn, 0, 255).astype(np.uint8), trajectory=place, init_time=0)
+            writer.mark(trajectory=place, init_time=0)
+        writer.finish()
+    return truth, forecast
+
+
+def test_stores_of_video_are_scored_by_their_protocol(tmp_path):
+    truth, forecast = make_video(tmp_path)
+    out = tmp_path / "scores.zarr"
+    options = {"families": ["points", "deterministic"], "lpips_weights": None, "quiet": True}
+    scores = verify([forecast], truth, protocol="rvd-bair", output=out, **options)
+    assert scores.attrs["units"] == "grey levels"
+    assert scores.attrs["channels"] == "red, green, blue"
+    assert scores.attrs["background"] == "20 frames of the training clips"
+    assert store.open_dataset(out).attrs["verification_protocol"] == "rvd-bair"
+    values = store.open_dataset(truth)["frames"].values[[1, 3], 4:].astype(float)
+    members = store.open_dataset(forecast)["frames"].values[:, 0].astype(float)
+    pairs = np.abs(members[:, :, None] - members[:, None]).mean((1, 2))
+    crps = np.abs(members - values[:, None]).mean(1) - pairs / 2
+    np.testing.assert_allclose(scores["crps"][0, :, 0], crps.mean((-3, -2, -1)), rtol=1e-12)
+    with pytest.raises(EvaluationError, match=r"rvd-kth scores leads 1 to 12 after init time 15; .* init times 3"):
+        verify([forecast], truth, protocol="rvd-kth", **options)
+    done = command(forecast, "--truth", truth, "--protocol", "rvd-kth", "-o", tmp_path / "s.zarr", "--scores", "points")
+    assert done.returncode == EvaluationError.exit_code
+    assert len(done.stderr.strip().splitlines()) == 1

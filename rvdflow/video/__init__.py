@@ -1,0 +1,1 @@
+"""Natural video: archives as published in, video.zarr out."""
