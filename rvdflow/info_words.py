@@ -60,9 +60,11 @@ def _data_words(data: Found | None) -> str:
     if not data:
         return ""
     height, width = data.get("frame_size", ("?", "?"))
-    every = f", every {data['frame_interval']} ticks" if data.get("frame_interval") else ""
+    channels = f" in {', '.join(data['channels'])}" if data.get("channels") else ""
+    unit = "s" if channels else "ticks"
+    every = f", every {data['frame_interval']} {unit}" if data.get("frame_interval") else ""
     digest = f", SHA-256 {data['sha256'][:12]}..." if data.get("sha256") else ""
-    return f"{', '.join(data.get('variables', []))} on {height} x {width} pixels{every}{digest}"
+    return f"{', '.join(data.get('variables', []))}{channels} on {height} x {width} pixels{every}{digest}"
 
 
 def _progress_words(training: Found) -> str:

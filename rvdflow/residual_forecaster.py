@@ -154,7 +154,10 @@ def load(
     try:
         config = RunConfig.model_validate(loaded.meta["config"])
         identity = dict(loaded.meta["data"])
-        channels, size = len(identity["variables"]), [int(n) for n in identity["frame_size"]]
+        channels, size = (
+            len(identity.get("channels") or identity["variables"]),
+            [int(n) for n in identity["frame_size"]],
+        )
         weights, done = loaded.state["weights"], loaded.meta["optimiser"]["step"]
         if len(size) != 2 or not 1 <= channels <= 64 or not all(1 <= n <= 8192 for n in size):
             raise ValueError(f"frames of {channels} x {size}")

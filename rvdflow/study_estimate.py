@@ -8,6 +8,7 @@ from typing import Any
 
 from lbm.console import duration
 from rvdflow import checkpoint
+from rvdflow.frames import Frames
 from rvdflow.study import Workplace, outcome
 from rvdflow.study_config import kind_of, run_config, sampler_config
 from rvdflow.study_jobs import Job
@@ -108,8 +109,7 @@ def _probe(place: Workplace, job: Job) -> float:
     else:
         config = RunConfig.model_validate(checkpoint.read(checkpoint.find(cell.run)).meta["config"])
     sampler = sampler_config(config.model.sampler, job.cell) if job.cell.sampler else config.model.sampler
-    variables = config.train.variables or place.variables
-    shape = (len(variables), place.opened.sizes["y"], place.opened.sizes["x"])
+    shape = Frames(place.opened, config.train.variables or place.variables).frame_shape
     model: Any = build_model(config, shape).to(device).eval()
     given = Given(
         torch.ones(1, 1, *shape[1:], device=device), torch.zeros(1, len(config.model.conditions), device=device)

@@ -50,8 +50,9 @@ def test_commands_of_the_page_exist(page):
 
 @pytest.mark.parametrize("page", NAMES)
 def test_options_in_the_text_exist(page):
-    convert = typer.main.get_command(app).commands["convert"]
-    known = {option for p in convert.commands["video" if page == "own-video" else page].params for option in p.opts}
+    commands = typer.main.get_command(app).commands
+    convert = commands["convert"].commands["video" if page == "own-video" else page]
+    known = {option for c in (convert, commands["forecast"]) for p in c.params for option in p.opts}
     assert set(re.findall(r"`(--[a-z-]+)", (PAGES / f"{page}.md").read_text())) <= known
 
 
