@@ -175,14 +175,13 @@ def _parameters(meta: Mapping[str, Any]) -> int | None:
 
     from rvdflow.model import ResidualVideoDiffusion
     from rvdflow.train_config import RunConfig
+    from rvdflow.training_data import channel_count
 
     try:
         config, data = RunConfig.model_validate(meta["config"]), meta["data"]
         height, width = data["frame_size"]
         with torch.device("meta"):  # shapes without numbers
-            model = ResidualVideoDiffusion(
-                config.model, channels=len(data.get("channels") or data["variables"]), height=height, width=width
-            )
+            model = ResidualVideoDiffusion(config.model, channels=channel_count(data), height=height, width=width)
     except (ValueError, KeyError, TypeError, RuntimeError):
         return None
     return sum(p.numel() for p in model.parameters())

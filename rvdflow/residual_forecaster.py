@@ -26,7 +26,7 @@ from rvdflow.noise import MemberNoise
 from rvdflow.normalisation import Normalisation
 from rvdflow.samplers import sigmas
 from rvdflow.train_config import RunConfig
-from rvdflow.training_data import data_identity
+from rvdflow.training_data import channel_count, data_identity
 
 if TYPE_CHECKING:
     from rvdflow.baselines.training import Training
@@ -154,10 +154,7 @@ def load(
     try:
         config = RunConfig.model_validate(loaded.meta["config"])
         identity = dict(loaded.meta["data"])
-        channels, size = (
-            len(identity.get("channels") or identity["variables"]),
-            [int(n) for n in identity["frame_size"]],
-        )
+        channels, size = channel_count(identity), [int(n) for n in identity["frame_size"]]
         weights, done = loaded.state["weights"], loaded.meta["optimiser"]["step"]
         if len(size) != 2 or not 1 <= channels <= 64 or not all(1 <= n <= 8192 for n in size):
             raise ValueError(f"frames of {channels} x {size}")

@@ -79,6 +79,11 @@ def _require_same(saved: Checkpoint, path: Path, identity: dict[str, Any]) -> No
             )
 
 
+def channel_count(identity: dict[str, Any]) -> int:
+    """Channels of the frames that `data_identity` describes. KeyError, TypeError when it is none."""
+    return len(identity.get("channels") or identity["variables"])
+
+
 def data_identity(opened: Any, frames: Frames) -> dict[str, Any]:
     """What data must have in common to be forecast by the same network."""
     identity = {
