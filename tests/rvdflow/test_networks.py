@@ -210,7 +210,7 @@ TINY = {
     "multipliers": (1, 2),
     "mean_multipliers": (1, 2, 2),
     "diffusion_steps": 50,
-    "sampler": {"steps": 50},
+    "sampler": {"steps": 50, "spacing": "even"},
 }
 VD = {"mean": "zero", "mean_loss": 0.0, "residual_scale": "fixed", "sigma": 1.0}
 CASES = {
