@@ -30,7 +30,7 @@ from rvdflow.forecast_store import (
 )  # fmt: skip
 from rvdflow.forecaster import Case, Forecaster, require_context
 from rvdflow.frames import Frames, frame_variables
-from rvdflow.plan import Plan, plan
+from rvdflow.plan import Plan, plan, too_short
 from rvdflow.portions import Shown, Truth, blocks, trial
 from rvdflow.ranks import Ranks
 from rvdflow.windows import free_memory
@@ -97,6 +97,8 @@ def forecast(
         stride=stride, init_times=init_times, cases=cases, beyond=beyond, seed=seed, cases_per_batch=cases_per_batch,
         members_per_batch=members_per_batch, leads_per_chunk=leads_per_chunk, processes=ranks.size,
     )  # fmt: skip
+    if left_out := too_short(opened, frames, chosen, split, beyond):
+        say(left_out, quiet=quiet)
     writers: list[store.Writer] = []
 
     def begin() -> Plan | None:

@@ -155,6 +155,14 @@ def published_cases(protocol: str) -> dict[str, Any]:
     return {"context": found.context, "lead": found.leads, "init_times": [found.init_time]}
 
 
+def too_short(dataset: Any, frames: Frames, chosen: Plan, split: str | None, beyond: bool) -> str:
+    """How many trajectories of `split` a plan leaves out because they end too early, in words; "" if none."""
+    runs = split_trajectories(dataset, split) if split is not None else range(frames.trajectories)
+    needed = chosen.init_times[-1] + 1 + (0 if beyond else chosen.lead)
+    short = sum(int(frames.lengths[k] < needed) for k in runs)
+    return f"left out: {short} of {len(runs)} clips with fewer than {needed} frames" if short else ""
+
+
 def _evenly(values: list[int], count: int) -> list[int]:
     """`count` of `values`, first and last included, evenly spread."""
     if count >= len(values):

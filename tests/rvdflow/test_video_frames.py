@@ -12,7 +12,7 @@ from rvdflow.baselines.persistence import Persistence
 from rvdflow.forecaster import Forecaster
 from rvdflow.frames import Frames, Places
 from rvdflow.normalisation import fit_normalisation
-from rvdflow.plan import plan
+from rvdflow.plan import plan, too_short
 from rvdflow.training_data import data_identity
 from rvdflow.windows import Windows
 
@@ -117,6 +117,8 @@ def test_clips_too_short_for_context_and_lead_are_left_out():
     assert chosen.init_times == (3,)  # the next, 7, has too few frames after it in the shorter clip
     later = plan(dataset, of(dataset), members=2, lead=4, context=4, init_times=[3, 9])
     assert (later.trajectories, later.init_times) == ((6,), (3, 9))
+    assert too_short(dataset, of(dataset), chosen, "test", False) == "left out: 1 of 3 clips with fewer than 8 frames"
+    assert too_short(dataset, of(dataset), later, "test", False) == "left out: 2 of 3 clips with fewer than 14 frames"
     with pytest.raises(UsageError, match="need 15 frames, a run has 14"):
         plan(dataset, of(dataset), members=2, lead=11, context=4)
 
