@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 
 import rvdflow
 from lbm.dataset import open_dataset
 from rvdflow.config import SamplerConfig
 from rvdflow.forecaster import Seen
+from rvdflow.frames import Frames, split_trajectories
+from rvdflow.portions import Truth
 
 CONTEXT = 4
 BOXES = (1, 4, 8)
@@ -31,15 +33,13 @@ SAMPLERS = (
 )  # fmt: skip
 
 
-def test_clips(flow: xr.Dataset, variable: str, cases: int) -> tuple[Seen, np.ndarray]:
-    """Contexts of test runs, and the frame after each: (case, channel, y, x)."""
-    runs = np.flatnonzero(flow["split"].values.astype(str) == "test")
-    starts = np.linspace(0, flow.sizes["time"] - CONTEXT - 1, max(1, cases // len(runs))).astype(int)
-    values = [flow[variable][int(run)].values[:, None] for run in runs]
-    frames = np.stack([one[start : start + CONTEXT + 1] for one in values for start in starts])
-    solid = flow["solid"].values[np.repeat(runs, len(starts))]
-    numbers = {name: np.repeat(flow[name].values[runs], len(starts)) for name in ("reynolds",) if name in flow}
-    return Seen(frames=frames[:, :-1], solid=solid, numbers=numbers), frames[:, -1]
+def shown(flow: Any, frames: Frames, cases: int) -> tuple[Seen, np.ndarray]:
+    """What a forecaster is shown of cases of the test runs, and the frame after each: (case, channel, y, x)."""
+    runs = split_trajectories(flow, "test")
+    times = np.linspace(CONTEXT - 1, frames.times - 2, max(1, cases // len(runs))).astype(int)
+    chosen = [(run, int(t)) for run in runs for t in times]
+    after = np.concatenate([frames.read(run, t + 1, t + 2) for run, t in chosen])
+    return Truth.of(flow, frames).show(chosen, CONTEXT).seen, after
 
 
 def deviations(residuals: torch.Tensor, fluid: torch.Tensor) -> list[float]:
@@ -62,7 +62,8 @@ def main() -> None:
     options = parser.parse_args()
     forecaster = rvdflow.load(options.run, threads=1)
     model = forecaster.model
-    seen, truth = test_clips(open_dataset(options.data, chunks=None), forecaster.variables[0], options.cases)
+    flow = open_dataset(options.data, chunks=None)
+    seen, truth = shown(flow, Frames(flow, forecaster.variables), options.cases)
     state = forecaster._encode(seen)
     fluid = state.given.fluid
     residual = torch.from_numpy(forecaster.normalisation.apply(truth)) - state.outlook.mean

@@ -103,10 +103,10 @@ class Forecaster(ABC):
     ) -> Any:
         """Forecast an open flow dataset in memory; returns an xarray.Dataset laid out like forecast.zarr.
 
-        Dims (trajectory, init_time, member, lead_time, y, x). `stride` frames lie between init times (default:
-        `lead`), `init_times` names them instead, `cases` is the most cases to forecast, spread evenly; `beyond` lets
-        forecasts go on where the data end. For what does not fit into memory use `rvdflow.forecast.forecast`, which
-        writes a store.
+        Dims (trajectory, init_time, member, lead_time, [channel,] y, x). `stride` frames lie between init times
+        (default: `lead`), `init_times` names them instead, `cases` is the most cases to forecast, spread evenly;
+        `beyond` lets forecasts go on where the data end. For what does not fit into memory use
+        `rvdflow.forecast.forecast`, which writes a store.
         """
         from rvdflow.forecast import forecast_in_memory
         from rvdflow.plan import plan

@@ -156,13 +156,16 @@ class LinearInverse(Reference):
         self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
     ) -> Iterator[np.ndarray]:
         past = self.pod.project(seen.frames[:, -self.needs :], seen.solid[:, None])
+        places = Places(self.data.frames, self.data.runs, lead)
+        if self.noisy and not places:
+            raise DataError(f"{self.method} of lead {lead} needs training runs as long")
         rolled, windows = [], []  # of each case: coefficients, few numbers; and (run, first frame) for each member
         for i, case in enumerate(cases):
             noise = np.zeros((1, len(members), lead, self.model.modes))
             if self.noisy:
                 streams = [numpy_generator(seed, self.method, *case, member) for member in members]
                 noise[0] = np.stack([rng.standard_normal(noise.shape[2:]) for rng in streams])
-                windows.append([self._window(rng, lead) for rng in streams])
+                windows.append([places[int(rng.integers(len(places)))] for rng in streams])
             rolled.append(self.model.roll(past[i : i + 1], noise)[0].astype(np.float32))
         for first, stop in spans(lead):
             drawn = np.empty((len(cases), len(members), stop - first, *self.frame_shape), dtype=np.float32)
@@ -170,14 +173,6 @@ class LinearInverse(Reference):
                 rest = np.stack([self._rest(k, t + first, t + stop) for k, t in windows[i]]) if self.noisy else None
                 drawn[i] = self.pod.frames(coefficients[:, first:stop], rest)
             yield drawn
-
-    def _window(self, rng: np.random.Generator, lead: int) -> tuple[int, int]:
-        """(run, first frame) of a random piece of a training run."""
-        places = Places(self.data.frames, self.data.runs, lead)
-        if not places:
-            raise DataError(f"{self.method} of lead {lead} needs training runs as long")
-        found: tuple[int, int] = places[int(rng.integers(len(places)))]
-        return found
 
     def _rest(self, run: int, first: int, stop: int) -> np.ndarray:
         """Anomalies (time, channel * y * x) of frames first..stop-1 of a training run."""

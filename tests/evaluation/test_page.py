@@ -1,9 +1,7 @@
 """The page in a real browser: what it draws, how it answers to a user, and that it asks nothing of the network."""
 
-import importlib.util
 import io
 import re
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -13,17 +11,6 @@ from PIL import Image
 
 from evaluation import verification, viewer
 from evaluation.report import Picture, render, write_report
-
-
-def beside(name: str):
-    """A module of this folder."""
-    spec = importlib.util.spec_from_file_location(f"report_{name}", Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-browser = beside("browser")
 
 HOSTILE = """</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> "quoted" & 'so'"""
 MEMBERS = {"rvd": 5, "climatology": 4, "persistence": 1, HOSTILE: 3}
@@ -88,16 +75,6 @@ def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     path.write_text(page, encoding="utf-8")
     return path, films, truth, forecasts
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    program = browser.find()
-    if program is None:
-        pytest.skip("no browser: install chromium, or name one in $BROWSER, to test the report's page in it")
-    with browser.Browser(program) as running:
-        yield running
-    assert running.processes() == []
 
 
 @pytest.fixture(scope="module")

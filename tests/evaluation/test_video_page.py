@@ -24,7 +24,7 @@ def beside(name: str):
     return module
 
 
-video, browser = beside("video"), beside("browser")
+video = beside("video")
 
 
 def made(names: tuple[str, ...]):
@@ -110,15 +110,6 @@ def test_a_field_has_its_own_words(case):
     assert "channels" not in plain.attrs
     assert "1 run" not in render(scores, [], films=films)
     assert "4 runs" in render(plain, [])
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    program = browser.find()
-    if program is None:
-        pytest.skip("no browser: install chromium, or name one in $BROWSER, to test the report's page in it")
-    with browser.Browser(program) as running:
-        yield running
 
 
 def test_the_viewer_paints_the_frames_to_the_bit(case, chromium, tmp_path):
