@@ -1,7 +1,9 @@
 """The page in a real browser: what it draws, how it answers to a user, and that it asks nothing of the network."""
 
+import importlib.util
 import io
 import re
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +13,15 @@ from PIL import Image
 
 from evaluation import verification, viewer
 from evaluation.report import Picture, render, write_report
+
+
+def beside(name: str):
+    """A module of this folder."""
+    spec = importlib.util.spec_from_file_location(f"report_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 HOSTILE = """</script><script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'> "quoted" & 'so'"""
 MEMBERS = {"rvd": 5, "climatology": 4, "persistence": 1, HOSTILE: 3}
