@@ -76,7 +76,7 @@ class ModelConfig(Settings):
     obstacle_mask: bool = Field(False, description="give the obstacle mask to the network (compact)")
 
     look_back: int = Field(
-        4,
+        3,
         ge=0,
         le=64,
         description="last frames, encoded anew for each forecast frame; 0: the state is carried on",
