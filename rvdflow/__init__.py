@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rvdflow.baselines import Climatology, Persistence
     from rvdflow.forecaster import Forecaster
     from rvdflow.model import ResidualVideoDiffusion
-    from rvdflow.residual_forecaster import load
+    from rvdflow.network_forecaster import load
 
 _HOME = {
-    "load": "rvdflow.residual_forecaster",
+    "load": "rvdflow.network_forecaster",
     "Forecaster": "rvdflow.forecaster",
     "Seen": "rvdflow.forecaster",
     "Climatology": "rvdflow.baselines",

@@ -1,17 +1,38 @@
-"""The network a configuration describes, refused beforehand when it cannot fit into memory."""
+"""The network a configuration describes, of whatever method, refused beforehand when it cannot fit into memory."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lbm.console import size
-from lbm.errors import ResourceError
+from lbm.errors import ResourceError, UsageError
 from rvdflow.train_config import RunConfig
 from rvdflow.windows import free_memory
 
+if TYPE_CHECKING:
+    from rvdflow.trainable import Trainable
+
 COPIES = 6  # of the weights while training: raw, average, gradient, two moments, and a checkpoint being written
+
+
+def model_class(config: RunConfig) -> Any:
+    """The class of the network: called with its settings, `channels`, `height` and `width`."""
+    from rvdflow.methods import METHODS, method
+    from rvdflow.model import ResidualVideoDiffusion
+
+    return method(config.system)[1] if config.system in METHODS else ResidualVideoDiffusion
+
+
+def describe_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Trainable:
+    """The network's shapes without numbers. UsageError when they do not fit frames (channel, y, x)."""
+    channels, height, width = frame_shape
+    try:
+        with torch.device("meta"):
+            return model_class(config)(config.model, channels=channels, height=height, width=width)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
@@ -19,31 +40,25 @@ def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
 
     ResourceError with the estimate when training it would not fit into the free memory.
     """
-    from rvdflow.model import ResidualVideoDiffusion
-
     channels, height, width = frame_shape
-    shape = {"channels": channels, "height": height, "width": width}
     try:
-        with torch.device("meta"):  # shapes without numbers
-            described = ResidualVideoDiffusion(config.model, **shape)
+        described = describe_model(config, frame_shape)
         need = COPIES * 4 * sum(p.numel() for p in described.parameters())
     except RuntimeError as error:  # sizes beyond 64 bits
-        raise ResourceError(
-            f"a network of width {config.model.width} x {config.model.multipliers} is too large"
-        ) from error
+        raise ResourceError(f"a network of width {config.model.width} is too large") from error
     clips = config.train.batch_size // config.train.accumulate
-    need += 4 * clips * config.model.clip_frames * channels * height * width
+    need += 4 * clips * described.clip_frames * channels * height * width
     if need > free_memory():
         raise ResourceError(
             f"training this network takes at least {size(need)}, {size(free_memory())} are free: "
-            "lower --set model.width, model.multipliers or --batch-size"
+            "lower --set model.width or --batch-size"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return ResidualVideoDiffusion(config.model, **shape)
+        return model_class(config)(config.model, channels=channels, height=height, width=width)
 
 
-def compile_networks(model: Any) -> None:
+def compile_networks(model: Trainable) -> None:
     """Have torch compile each network of a model when it is first called."""
-    for network in model.networks.children():
+    for network in model.compilable():
         network.compile()

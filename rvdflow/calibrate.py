@@ -58,7 +58,6 @@ def calibrate(
             given,
             members=config.members,
             context=config.context,
-            sampler=model.config.sampler,
             seed=seed,
         )
         return scores.spread_skill.clamp(min=1e-6)

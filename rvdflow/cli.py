@@ -39,9 +39,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 def train(
     data: DataPath,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Run folder; default: runs/PRESET-N.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="rvd, or another system: svg-lp, ivrnn, convgru, retrogan, futuregan, dvd-gan, timegrad.",
+            show_default="rvd",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="small, modern, one-step, modern-one-step, paper-64, released-64, ...; default: by device."),
+        typer.Option(
+            help="small, modern, one-step, modern-one-step, paper-64, released-64, ..., or MODEL-small, MODEL-64, "
+            "MODEL-128; default: by device."
+        ),
     ] = None,
     config: Config = None,
     sets: Sets = None,
@@ -61,6 +71,7 @@ def train(
 ) -> None:
     """Train a forecaster on the training runs of a dataset."""
     flags = {
+        "system": model,
         "preset": preset,
         "train.steps": steps,
         "train.minutes": minutes,
@@ -122,7 +133,8 @@ def _run_config(
             name = stored.preset
         else:
             frames = open_dataset(data, chunks=None).sizes
-            name = choose_preset(choose_device(device).type)
+            pixels = max(frames.get("y", 0), frames.get("x", 0))
+            name = choose_preset(choose_device(device).type, settings.system, pixels)
             say(f"preset: {name} ({frames.get('y')} x {frames.get('x')} frames)", quiet=quiet)
         settings = resolve(RunConfig, file=file, sets=sets, flags={**flags, "preset": name})
     return settings
@@ -138,12 +150,13 @@ def forecast(
         Path | None, typer.Option("-o", "--output", help="Default: forecast.zarr, or METHOD.zarr.")
     ] = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="rvd (a trained network), mean (its mean alone), or a reference: persistence, climatology, "
-            "damped-persistence, linear-extrapolation, analog, linear-inverse, dmd, advection."
+            help="mean (that of a trained residual diffusion alone), or a reference: persistence, climatology, "
+            "damped-persistence, linear-extrapolation, analog, linear-inverse, dmd, advection; default: a trained "
+            "network, that of --checkpoint."
         ),
-    ] = "rvd",
+    ] = None,
     dress: Annotated[
         bool, typer.Option("--dress", help="Make an ensemble of a deterministic --method by its validation residuals.")
     ] = False,
@@ -216,7 +229,7 @@ def forecast(
         if job.first:
             emit_json(estimate(forecaster, opened, frames, plan(opened, frames, **chosen), job.size))
         return
-    output = output or Path("forecast.zarr" if forecaster.method == "rvd" else f"{forecaster.method}.zarr")
+    output = output or Path("forecast.zarr" if method in (None, "rvd") else f"{forecaster.method}.zarr")
     forecast(forecaster, data, output, **chosen, resume=resume, overwrite=overwrite, quiet=quiet, ranks=job)
     job.stop()
     if job.first:
@@ -228,27 +241,27 @@ def forecast(
 
 
 def _forecaster(
-    method: str, data: Path, context: int, lead: int, dress: bool, options: dict[str, Any], quiet: bool
+    method: str | None, data: Path, context: int, lead: int, dress: bool, options: dict[str, Any], quiet: bool
 ) -> Any:
-    """The method called `method`: a trained run, its mean, or a reference fitted on the spot."""
+    """The method called `method`: a trained run, the mean of one, or a reference fitted on the spot."""
     from lbm.dataset import open_dataset
     from rvdflow import baselines
     from rvdflow.checkpoint import find, newest_run
-    from rvdflow.residual_forecaster import load
+    from rvdflow.network_forecaster import ResidualDiffusionForecaster, load
+    from rvdflow.train_config import SYSTEMS
 
-    plain = method.removesuffix("-dressed")
+    plain = None if method is None else method.removesuffix("-dressed")
+    dress = dress or plain != method
     of_run = [name for name in ("sampler", "steps") if options[name] is not None]
     of_networks = of_run or options["compile"] or options["precision"] != "float32"
-    if plain not in ("rvd", "mean"):
+    if plain is not None and plain not in (*SYSTEMS, "mean"):
         if plain not in baselines.names():
-            known = ", ".join(["rvd", "mean", "mean-dressed", *baselines.names()])
+            known = ", ".join([*SYSTEMS, "mean", "mean-dressed", *baselines.names()])
             raise UsageError(f"method {method!r} is not known: use {known}")
         if of_networks or options["checkpoint"]:
             wrong = "--checkpoint, --sampler, --steps, --precision and --compile"
             raise UsageError(f"{wrong} mean nothing to --method {method}: leave them out")
-        return baselines.fit(method, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
-    if plain == "rvd" and (dress or plain != method):
-        raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")
+        return baselines.fit(plain, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
     if plain == "mean" and of_run:
         raise UsageError("--sampler and --steps mean nothing to the mean, which draws nothing: leave them out")
     run = options.pop("checkpoint")
@@ -256,11 +269,17 @@ def _forecaster(
         run = newest_run()
         say(f"checkpoint: {find(run)} (the newest)", quiet=quiet)
     made = load(run, **options)
-    if plain == "rvd":
+    if plain == "mean":
+        if not isinstance(made, ResidualDiffusionForecaster):
+            raise UsageError(f"{run} is a run of {made.method}, which has no mean of its own: leave out --method")
+        made = made.mean()
+    elif plain not in (None, made.method):
+        raise UsageError(f"{run} is a run of {made.method}, not of {plain}: leave out --method")
+    if not dress:
         return made
-    if dress or plain != method:
-        return baselines.dress(made.mean(), open_dataset(data, chunks=None), context=context, lead=lead)
-    return made.mean()
+    if not made.deterministic:
+        raise UsageError(f"--dress is for a deterministic method; {made.method} is an ensemble already")
+    return baselines.dress(made, open_dataset(data, chunks=None), context=context, lead=lead)
 
 
 def _integers(text: str | None) -> list[int] | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Forecaster(ABC):
     """
 
     method: str
-    deterministic: ClassVar[bool] = False
+    deterministic: bool = False
     needs: int = 1
     variables: tuple[str, ...] | None = None
 

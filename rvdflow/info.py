@@ -97,7 +97,8 @@ def _training(found: Found, rows: list[Found]) -> Found:
         "minutes_wanted": train.get("minutes"),
         "skipped": last.get("skipped", found.get("skipped", 0)),
         "clips_per_second": speed,
-        "frames_per_second": speed and speed * config.get("model", {}).get("clip_frames", math.nan),
+        "frames_per_second": speed
+        and speed * (found.get("clip_frames") or config["model"].get("clip_frames", math.nan)),
         "seconds_per_step": speed and train.get("batch_size", math.nan) / speed,
         "peak_memory_mib": max(memory, default=None),
         "validation": best,
@@ -155,7 +156,7 @@ def _checkpoint(loaded: checkpoint.Checkpoint) -> Found:
             "sha256": loaded.sha256,
             "step": meta["optimiser"]["step"],
             "skipped": meta["optimiser"]["skipped"],
-            "parameters": _parameters(meta),
+            **_network(meta),
             "numbers_in_weights": sum(v.numel() for v in loaded.state.get("weights", {}).values()),
             "data": meta["data"],
             "normalisation": meta["normalisation"],
@@ -169,22 +170,19 @@ def _checkpoint(loaded: checkpoint.Checkpoint) -> Found:
     return found | {name: meta[name] for name in others if name in meta}
 
 
-def _parameters(meta: Mapping[str, Any]) -> int | None:
-    """Parameters of the network described; None when this software does not know how to build it."""
-    import torch
-
-    from rvdflow.model import ResidualVideoDiffusion
+def _network(meta: Mapping[str, Any]) -> Found:
+    """Parameters and training clips of the network described; None when this software cannot build it."""
+    from rvdflow.build import describe_model
     from rvdflow.train_config import RunConfig
     from rvdflow.training_data import channel_count
 
     try:
         config, data = RunConfig.model_validate(meta["config"]), meta["data"]
         height, width = data["frame_size"]
-        with torch.device("meta"):  # shapes without numbers
-            model = ResidualVideoDiffusion(config.model, channels=channel_count(data), height=height, width=width)
+        model = describe_model(config, (channel_count(data), height, width))
     except (ValueError, KeyError, TypeError, RuntimeError):
-        return None
-    return sum(p.numel() for p in model.parameters())
+        return {"parameters": None, "clip_frames": None}
+    return {"parameters": sum(p.numel() for p in model.parameters()), "clip_frames": model.clip_frames}
 
 
 # ------------------------------------------------------------------ stores

@@ -47,6 +47,12 @@ def in_words(found: Found) -> list[str]:
 def _model_words(found: Found) -> str:
     config = found["config"]
     model = config.get("model", {})
+    if config.get("system", "rvd") != "rvd":
+        named = config.get("preset") or ""
+        return ", ".join(
+            [f"preset {named}" if named else config["system"]]
+            + [f"{found['parameters']:,} parameters"] * bool(found.get("parameters"))
+        )
     objective = "one-step members trained by their CRPS" if model.get("objective") == "crps" else "residual diffusion"
     if model.get("mean") == "zero" and model.get("objective") != "crps":
         objective = "diffusion of whole frames"

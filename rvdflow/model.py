@@ -9,7 +9,6 @@ Frames are normalised, `(batch, channel, y, x)`; clips `(batch, time, channel, y
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +17,13 @@ from torch import Tensor, nn
 from rvdflow.compact import CompactNetworks
 from rvdflow.config import ModelConfig, SamplerConfig
 from rvdflow.diffusion import POSITIONS, Continuum, Levels, cosine_schedule, read_answer
+from rvdflow.layers import ConvGRU, LinearAttention, ResBlock
 from rvdflow.networks import Given, Networks, Outlook
 from rvdflow.noise import Draws
-from rvdflow.objectives import Losses, crps_loss, diffusion_loss
+from rvdflow.objectives import crps_loss, diffusion_loss
 from rvdflow.published import PublishedNetworks
-from rvdflow.samplers import SAMPLERS, sigmas
+from rvdflow.samplers import SAMPLERS, calls, sigmas
+from rvdflow.trainable import Losses, Noise, Trainable
 
 
 class State(NamedTuple):
@@ -39,9 +40,10 @@ class State(NamedTuple):
     noise: Tensor | None = None
 
 
-class ResidualVideoDiffusion(nn.Module):
-    """The model: `loss` to train it, `encode`, `repeat` and `step` to forecast with it."""
+class ResidualVideoDiffusion(Trainable):
+    """The model: see `rvdflow.trainable`; its statistic is the mean square of the residual."""
 
+    recomputed = (ResBlock, ConvGRU, LinearAttention)
     networks: Networks
     residual_variance: Tensor
     inflation: Tensor
@@ -50,6 +52,7 @@ class ResidualVideoDiffusion(nn.Module):
     def __init__(self, config: ModelConfig, *, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.config, self.frame_shape = config, (channels, height, width)
+        self.clip_frames = config.clip_frames
         self.levels: Levels = (
             cosine_schedule(config.diffusion_steps)
             if config.levels == "discrete"
@@ -73,12 +76,26 @@ class ResidualVideoDiffusion(nn.Module):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on CPUs
 
     @property
+    def sampler(self) -> SamplerConfig:
+        return self.config.sampler
+
+    @property
     def sigma(self) -> Tensor:
         """Scale of the residual, (channel, y, x) or (channel, 1, 1)."""
         if self.config.residual_scale == "fixed":
             return self.residual_variance.sqrt()
         floor = 1e-2 * self.residual_variance.mean()
         return (self.residual_variance + floor).sqrt()
+
+    def compilable(self) -> list[nn.Module]:
+        return list(self.networks.children())  # type: ignore[attr-defined]
+
+    def calls(self, sampler: SamplerConfig | None = None) -> int:
+        """Network calls for a frame: of the denoiser, with `sampler` or the default one."""
+        if self.config.objective == "crps":
+            return 1
+        chosen = sampler or self.sampler
+        return calls(chosen, sigmas(self.levels, chosen))
 
     def look(
         self, frames: Tensor, previous: Tensor, level: Tensor, given: Given, state: Any, *, skip: int
@@ -91,7 +108,7 @@ class ResidualVideoDiffusion(nn.Module):
 
     # training
 
-    def loss(self, frames: Tensor, given: Given, *, progress: float, draws: Draws) -> Losses:
+    def loss(self, frames: Tensor, given: Given, *, player: str = "model", progress: float, draws: Draws) -> Losses:
         """Loss of clips (b, t, c, y, x) after a part `progress` (0 to 1) of the training."""
         if self.config.mean_first:
             self.networks.predictor.requires_grad_(progress < self.config.mean_first)
@@ -109,10 +126,10 @@ class ResidualVideoDiffusion(nn.Module):
         return residual.square().mean(dims, keepdim=True)[0]
 
     @torch.no_grad()
-    def follow(self, residual_square: Tensor, step: int) -> None:
+    def follow(self, statistic: Tensor, step: int, player: str = "model") -> None:
         """Take one step's mean square residual into the running one; `step` counts from 0."""
         if self.config.residual_scale != "fixed":
-            self.residual_variance.lerp_(residual_square, max(0.01, 1 / (step + 1)))
+            self.residual_variance.lerp_(statistic, max(0.01, 1 / (step + 1)))
 
     # forecasting
 
@@ -139,12 +156,8 @@ class ResidualVideoDiffusion(nn.Module):
         frames, previous = state.seen[:, -1:], state.seen[:, -2:-1]
         return self.look(frames, previous, level, state.given, state.recurrent, skip=0)
 
-    def repeat(self, tree: Any, times: int) -> Any:
-        """State or outlook with each row `times` times side by side: members share what was encoded once."""
-        return _map(tree, lambda x: x.repeat_interleave(times, 0))
-
     @torch.no_grad()
-    def step(self, state: State, noise: Callable[..., Tensor], sampler: SamplerConfig) -> tuple[Tensor, State]:
+    def step(self, state: State, noise: Noise, sampler: SamplerConfig | None = None) -> tuple[Tensor, State]:
         """Draw the next frame (b, c, y, x); `noise()` and `noise(shape)` return fresh normal numbers for each row."""
         outlook, recurrent = state.outlook, state.recurrent
         if outlook is None:
@@ -152,7 +165,7 @@ class ResidualVideoDiffusion(nn.Module):
         start = noise()
         if state.noise is not None:
             start = self.memory * state.noise + (1 - self.memory.square()).sqrt() * start
-        residual = self.draw(outlook, start, noise, sampler)
+        residual = self.draw(outlook, start, noise, sampler or self.sampler)
         frame = outlook.mean + self.inflation * self.sigma * residual
         if self.config.clamp:
             frame = frame.clamp(-1, 1)
@@ -161,7 +174,7 @@ class ResidualVideoDiffusion(nn.Module):
         seen = torch.cat([state.seen, frame[:, None]], 1)[:, -(self.config.look_back or 2) :]
         return frame, State(recurrent, seen, None, state.given, start)
 
-    def draw(self, outlook: Outlook, start: Tensor, noise: Callable[..., Tensor], sampler: SamplerConfig) -> Tensor:
+    def draw(self, outlook: Outlook, start: Tensor, noise: Noise, sampler: SamplerConfig) -> Tensor:
         """A residual y_0 (b, c, y, x) for each row of `outlook`, from normal numbers `start` of that shape.
 
         What more a sampler, or a one-step member, needs it takes from `noise`.
@@ -185,12 +198,3 @@ class ResidualVideoDiffusion(nn.Module):
         """The residual that noise (b, c, y, x) and its vector (b, noise_width) mean, in one network call."""
         position = torch.full((len(noise),), POSITIONS, device=noise.device)
         return self.networks.denoise(noise, position, outlook, vector)
-
-
-def _map(tree: Any, f: Callable[[Tensor], Tensor]) -> Any:
-    if tree is None:
-        return None
-    if isinstance(tree, Tensor):
-        return f(tree)
-    items = [_map(t, f) for t in tree]
-    return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)

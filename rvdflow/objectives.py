@@ -1,9 +1,9 @@
 """What a network is trained for: to denoise residuals (Eq. 9), or to draw members of small CRPS in one step.
 
 Both are functions of a model, a batch of clips, how far the training has come (`progress`, from 0 to 1) and the step's
-random numbers; both return scalars by name, of which `loss` is minimised, and the mean square of the residual that the
-model follows. Losses are averaged over the fluid of each target first and over targets then, so they do not depend on
-how a batch is divided.
+random numbers; both return scalars by name, of which `loss` is minimised, and as a statistic the mean square of the
+residual, which the model follows. Losses are averaged over the fluid of each target first and over targets then, so
+they do not depend on how a batch is divided.
 
 Sources: diffusion: Yang, Srivastava & Mandt (2023), arXiv:2203.09481, Eq. 9. Almost fair CRPS: Lang et al. (2024),
 AIFS-CRPS, arXiv:2412.15832, Eq. 4; fair: Ferro (2014), doi:10.1002/qj.2270.
@@ -19,16 +19,10 @@ from torch import Tensor
 from rvdflow.diffusion import add_noise, target
 from rvdflow.networks import Given, Outlook
 from rvdflow.noise import Draws
+from rvdflow.trainable import Losses
 
 if TYPE_CHECKING:
     from rvdflow.model import ResidualVideoDiffusion
-
-
-class Losses(NamedTuple):
-    """`values` by name, `loss` being what is minimised; `residual_square`: mean square residual, (c, y, x)."""
-
-    values: dict[str, Tensor]
-    residual_square: Tensor
 
 
 class Clips(NamedTuple):

@@ -1,13 +1,16 @@
-"""One gradient step: loss, clipping, learning-rate schedule, averaged weights; what happens when numbers go bad.
+"""One training step: losses, clipping, learning-rate schedule, averaged weights; what happens when numbers go bad.
+
+In a step each player of a model takes its turns in order (see rvdflow.trainable), a gradient step each, on the same
+clips with random numbers of its own. A residual diffusion has one player.
 
 A step is the same, to rounding, however its clips are divided among processes and into parts: each part draws the rows
 of its clips from the step's random numbers, and gradients, losses and statistics are averaged over all parts before
 anything is done with them. They travel in one all-reduce, whatever number of forward passes made them and whichever
 parameters have a gradient at all.
 
-A step whose loss or gradient is not finite, in any part, changes nothing on any rank; it is counted, and
-`max_bad_steps` of them in a row end the training. All noise of a step comes from one generator named by (seed, step),
-so no state of a random generator needs saving.
+A turn whose loss or gradient is not finite, in any part, changes nothing on any rank, nor does what is left of its
+step; the step is counted, and `max_bad_steps` of them in a row end the training. All noise of a turn comes from one
+generator named by (seed, step, player, turn), so no state of a random generator needs saving.
 """
 
 from __future__ import annotations
@@ -23,22 +26,24 @@ from torch.utils.checkpoint import checkpoint
 
 from lbm.errors import DataError, NumericalError, UsageError
 from rvdflow.build import compile_networks
-from rvdflow.layers import ConvGRU, LinearAttention, ResBlock
+from rvdflow.layers import ConvGRU
+from rvdflow.methods.recurrent import ConvLSTM
 from rvdflow.muon import Muon
 from rvdflow.networks import Batch
 from rvdflow.noise import Draws, torch_generator
 from rvdflow.ranks import Ranks
 from rvdflow.train_config import TrainConfig
+from rvdflow.trainable import Trainable
 
 
 class Optimiser:
-    """Trains `model`, which has `loss` and `follow` as a ResidualVideoDiffusion, and keeps its average, `average`.
+    """Trains `model`, and keeps its average, `average`.
 
-    `step` counts the gradient steps done, skipped ones included; `skipped` those that changed nothing.
+    `step` counts the training steps done, skipped ones included; `skipped` those that ended before their last turn.
     UsageError when the batch does not divide among `ranks` and parts.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ranks | None = None):
+    def __init__(self, model: Trainable, config: TrainConfig, device: torch.device, ranks: Ranks | None = None):
         self.ranks = ranks or Ranks()
         parts = self.ranks.size * config.accumulate
         if config.batch_size % parts:
@@ -47,16 +52,17 @@ class Optimiser:
                 f"with accumulate = {config.accumulate}: choose a multiple of {parts}"
             )
         self.rows = config.batch_size // parts  # clips at a time
-        self.model: Any = model.to(device).train()
+        self.model = model.to(device).train()
         self.config, self.device = config, device
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.precision = _precision(config, device)
         if config.checkpoint_activations:
-            _forget_insides(model)
+            forget_insides(model)
         if config.compile:
             compile_networks(self.model)
-        self.optimisers = _optimisers(model, config)
-        self.rates = [optimiser.defaults["lr"] for optimiser in self.optimisers]
+        self.weights = {name: model.player(name) for name in model.players}
+        self.movers = {name: _optimisers(model, weights, config) for name, weights in self.weights.items()}
+        self.optimisers = [mover for movers in self.movers.values() for mover in movers]
         self.step = self.skipped = self.bad_in_a_row = 0
 
     @property
@@ -68,64 +74,84 @@ class Optimiser:
     def advance(self, batch: Batch, progress: float) -> dict[str, float]:
         """One step on this rank's share of the batch, after a part `progress` (0 to 1) of the training.
 
-        Returns the losses of the whole batch and the norm of its gradient.
+        Returns the losses of the whole batch and the norm of its gradient; those of the player whose forecasts are
+        wanted by their names, those of others with the player's name before them.
         """
         rate = self.config.learning_rate_at(progress, self.step)
-        for optimiser, full in zip(self.optimisers, self.rates, strict=True):
-            optimiser.zero_grad(set_to_none=True)
-            for group in optimiser.param_groups:
-                group["lr"] = full * (rate / self.config.learning_rate)
-        losses, residual_square = self._gradient(batch, progress)
-        norm = self._clip_gradient()
-        finite = bool(torch.stack([norm, losses["loss"], residual_square.sum()]).isfinite().all())
+        values, finite = {"learning_rate": rate}, True
+        turns = [(name, k) for name in self.model.players for k in range(self.model.turns.get(name, 1))]
+        for player, turn in turns:
+            found, finite = self._turn(player, turn, batch, progress, rate)
+            before = "" if player == self.model.forecasting() else f"{player}_"
+            values |= {before + name: value for name, value in found.items()}
+            if not finite:
+                values.setdefault("loss", math.nan)  # of players whose turn did not come
+                values.setdefault("gradient_norm", math.nan)
+                break
         if finite:
-            for optimiser in self.optimisers:
-                optimiser.step()
-            self.model.follow(residual_square, self.step)
             self._update_average()
             self.bad_in_a_row = 0
         else:
             self._skip()
         self.step += 1
-        values = {name: float(value) for name, value in losses.items()}
-        return {**values, "gradient_norm": float(norm), "learning_rate": rate}
+        return values
 
-    def _gradient(self, batch: Batch, progress: float) -> tuple[dict[str, Tensor], Tensor]:
-        """Put the gradient of the whole batch into the parameters; returns its losses and mean square residual."""
+    def _turn(
+        self, player: str, turn: int, batch: Batch, progress: float, rate: float
+    ) -> tuple[dict[str, float], bool]:
+        """One gradient step of `player`, unless its numbers are not finite; returns them, and whether they are."""
+        rate = rate / self.config.learning_rate * self.model.rate_factor(player, progress)
+        for mover in self.movers[player]:
+            mover.zero_grad(set_to_none=True)
+            for group in mover.param_groups:
+                group["lr"] = mover.defaults["lr"] * rate
+        losses, statistic = self._gradient(player, turn, batch, progress)
+        norm = self._clip_gradient(player)
+        finite = bool(torch.stack([norm, losses["loss"], statistic.sum()]).isfinite().all())
+        if finite:
+            for mover in self.movers[player]:
+                mover.step()
+            self.model.follow(statistic, self.step, player)
+        return {**{name: float(value) for name, value in losses.items()}, "gradient_norm": float(norm)}, finite
+
+    def _gradient(self, player: str, turn: int, batch: Batch, progress: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Put the gradient of the whole batch into the player's parameters; returns its losses and its statistic."""
         config, parts = self.config, self.config.accumulate
         found = []
+        names: tuple[str | int, ...] = () if len(self.model.players) == 1 else (player, turn)
         for k in range(parts):
             first, rows = k * self.rows, self.rows
-            generator = torch_generator(config.seed, "train", self.step, device=self.device)
+            generator = torch_generator(config.seed, "train", self.step, *names, device=self.device)
             draws = Draws(generator, config.batch_size, self.share.start + first, rows)
             part = batch.rows(first, first + rows).to(self.device)
             with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                losses = self.model.loss(*part, progress=progress, draws=draws)
+                losses = self.model.loss(*part, player=player, progress=progress, draws=draws)
             (losses.values["loss"] / parts).backward()
             found.append(losses)
-        names = list(found[0].values)
+        logged = list(found[0].values)
         # A root mean square of parts is not the mean of theirs: squares are averaged.
-        power = torch.tensor([2.0 if name.endswith("_rmse") else 1.0 for name in names], device=self.device)
+        power = torch.tensor([2.0 if name.endswith("_rmse") else 1.0 for name in logged], device=self.device)
         if parts * self.ranks.size == 1:
             power = torch.ones_like(power)
-        table = torch.stack([torch.stack([one.values[n].detach() for n in names]) for one in found])
+        table = torch.stack([torch.stack([one.values[n].detach() for n in logged]) for one in found])
         values = (table**power).mean(0)
-        square = torch.stack([one.residual_square for one in found]).mean(0)
-        self._average_over_ranks(values, square)
-        return dict(zip(names, values ** (1 / power), strict=True)), square
+        statistic = torch.stack([one.statistic for one in found]).mean(0)
+        self._average_over_ranks(player, values, statistic)
+        return dict(zip(logged, values ** (1 / power), strict=True)), statistic
 
-    def _average_over_ranks(self, *tensors: Tensor) -> None:
-        """Replace gradients, and `tensors`, by their means over all ranks."""
+    def _average_over_ranks(self, player: str, *tensors: Tensor) -> None:
+        """Replace the player's gradients, and `tensors`, by their means over all ranks."""
         if self.ranks.size == 1:
             return
-        everything = [*(p.grad for p in self.model.parameters() if p.grad is not None), *tensors]
+        everything = [*(p.grad for _, p in self.weights[player] if p.grad is not None), *tensors]
         message = self.ranks.mean_(torch.cat([t.flatten() for t in everything]))
         for tensor, mean in zip(everything, message.split([t.numel() for t in everything]), strict=True):
             tensor.copy_(mean.view(tensor.shape))
 
-    def _clip_gradient(self) -> Tensor:
+    def _clip_gradient(self, player: str) -> Tensor:
         limit = self.config.gradient_clip
-        return nn.utils.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        weights = [p for _, p in self.weights[player]]
+        return nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -180,9 +206,11 @@ class Optimiser:
             ) from error
 
 
-def _optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """What moves the weights: one optimiser, or muon for the convolutions inside and adamw for all else."""
-    parameters = dict(model.named_parameters())
+def _optimisers(
+    model: nn.Module, weights: list[tuple[str, nn.Parameter]], config: TrainConfig
+) -> list[torch.optim.Optimizer]:
+    """What moves a player's weights: one optimiser, or muon for the convolutions inside and adamw for all else."""
+    parameters = dict(weights)
     inner = [name for name, weight in parameters.items() if weight.ndim == 4 and "head" not in name]
     adam = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
     settings: dict[str, Any] = {
@@ -200,11 +228,11 @@ def _optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optim
 
 
 def _gates(model: nn.Module) -> dict[str, int]:
-    """Names of weights that hold the gates of a ConvGRU one above the other, and how many."""
+    """Names of weights that hold the gates of a recurrent unit one above the other, and how many."""
     return {
         f"{name}.{part}.weight": layer.out_channels // unit.channels
         for name, unit in model.named_modules()
-        if isinstance(unit, ConvGRU)
+        if isinstance(unit, ConvGRU | ConvLSTM)
         for part, layer in unit.named_children()
         if isinstance(layer, nn.Conv2d)
     }
@@ -218,9 +246,11 @@ def _precision(config: TrainConfig, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.precision]
 
 
-def _forget_insides(model: nn.Module) -> None:
+def forget_insides(model: Trainable) -> None:
     """Make each block keep its input alone for the gradient, and compute the rest again; networks draw no noise."""
+    if not model.recomputed:
+        raise UsageError(f"checkpoint_activations is not for {type(model).__name__}: leave it out")
     for module in model.modules():
-        if isinstance(module, ResBlock | ConvGRU | LinearAttention):
+        if isinstance(module, model.recomputed):
             again = partial(checkpoint, module.forward, use_reentrant=False, preserve_rng_state=False)
-            module.forward = again  # type: ignore[method-assign]
+            module.forward = again

@@ -22,7 +22,7 @@ from rvdflow.ranks import Ranks
 from rvdflow.runlog import RunLog
 from rvdflow.train_config import RunConfig
 from rvdflow.training_data import load_data
-from rvdflow.validate import validation_crps, validation_loss
+from rvdflow.validate import validation_loss, validation_scores
 
 CALIBRATED = {"inflation": 1.0, "memory": 0.0}  # what rvdflow.calibrate sets, and where it starts
 
@@ -49,6 +49,8 @@ class Run:
         saved = checkpoint.read(newest) if newest else None
         self.data = load_data(data, config, saved)
         model = build_model(config, self.data.frame_shape)
+        if saved is None:
+            model.prepare(self.data.training)
         self.optimiser = Optimiser(model, config.train, device, self.ranks)
         self.sums: dict[str, float] = {}
         self.scores: tuple[int, dict[str, float]] = (-1, {})  # step of the last validation, and what it found
@@ -139,9 +141,9 @@ class Run:
             model = self.optimiser.forecaster()
             settings = config.validation, config.train
             scores["validation_loss"] = validation_loss(model, windows, *settings, self.budget.progress, self.ranks)
-            crps, error = validation_crps(model, windows, *settings, self.ranks).tolist()
-            if math.isfinite(crps):
-                scores |= {"validation_crps": crps, "validation_crps_error": error}
+            found = validation_scores(model, windows, *settings, self.ranks)
+            scores |= found
+            crps = found.get("validation_crps", math.nan)
             if crps < self.best:
                 self.best = crps
                 if self.ranks.first:
@@ -208,8 +210,9 @@ class Run:
             self._save_weights("best.pt", {**kept.meta, **found}, chosen.state_dict())
             if step == self.optimiser.step:
                 last |= found
-            for name in CALIBRATED:
-                getattr(model, name).copy_(getattr(chosen, name))
+            if self.config.calibration.cases:
+                for name in CALIBRATED:
+                    getattr(model, name).copy_(getattr(chosen, name))
             crps = kept.meta["validation_crps"]
             say(f"forecasts use best.pt: validation CRPS {crps:.4g}, after step {step}", quiet=quiet)
         self._save_weights("final.pt", last, model.state_dict())

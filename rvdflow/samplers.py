@@ -56,6 +56,19 @@ def sigmas(levels: Levels, config: SamplerConfig) -> list[float]:
     return _spaced(config.sigma_max, 0.0, intervals + 1, config)
 
 
+def calls(config: SamplerConfig, levels: Sequence[float]) -> int:
+    """How often a sampler calls the denoiser on `levels`, counted."""
+    count = 0
+
+    def denoise(y: Tensor, sigma: float) -> Tensor:
+        nonlocal count
+        count += 1
+        return torch.zeros_like(y)
+
+    SAMPLERS[config.name](denoise, lambda: torch.zeros(1, 1, 1, 1), list(levels), config)
+    return count
+
+
 def _discrete(schedule: Schedule, config: SamplerConfig, intervals: int) -> list[float]:
     if config.name == "heun" and config.churn:
         raise ValueError("sampler.churn leaves this model's discrete noise levels: set it to 0, or use another sampler")

@@ -103,6 +103,7 @@ def prepare(
         opened, frames, members=protocol.members, lead=protocol.lead, context=protocol.context, split=protocol.split,
         stride=protocol.stride, init_times=protocol.init_times, cases=protocol.cases, seed=protocol.seed,
     )  # fmt: skip
+    _require_context(study, frames)
     place = Workplace(
         study, data, opened, store.digest(data), frames.variables, cases, Folder(folder), device, threads, quiet
     )
@@ -117,6 +118,27 @@ def prepare(
     }
     _agree(Folder(folder), about, write)
     return place
+
+
+def _require_context(study: Study, frames: Frames) -> None:
+    """UsageError where a cell's network would need more context than the protocol shows."""
+    from rvdflow.build import describe_model
+
+    for cell in study.cells:
+        if cell.kind != "trained":
+            continue
+        config = run_config(study, cell, study.seeds[0])
+        if config.system == "rvd":
+            continue
+        try:
+            needs = describe_model(config, frames.frame_shape).context
+        except UsageError as error:
+            raise UsageError(f"cell {cell.name}: {error}") from None
+        if needs > study.protocol.context:
+            raise UsageError(
+                f"cell {cell.name}: {config.system} needs {needs} frames of context, the protocol shows "
+                f"{study.protocol.context}: raise protocol.context, or set model.context_frames of the cell"
+            )
 
 
 def groups(protocol: Protocol, opened: xr.Dataset, trajectories: Sequence[int]) -> dict[str, list[int]]:

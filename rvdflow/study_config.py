@@ -6,7 +6,7 @@
     [[cell]]     one row of the table; see `Cell` for what it may be
 
 A trained cell is `[base]` with the settings of its `set` on top; the budget and the seed come last, so that no cell can
-have more of either. Nothing here needs torch.
+have more of either. Nothing here needs torch, except for cells of systems other than residual video diffusion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lbm.settings import explain, load_toml
 from rvdflow.config import SamplerConfig, Settings
 from rvdflow.train_config import RunConfig, merge
 
-OF_WEIGHTS = ("mean", "mean-dressed")  # forecasts by the mean network alone, of weights that are there
+OF_WEIGHTS = ("mean", "mean-dressed", "dressed")  # other forecasts with weights that are there
 EQUAL = ("train.steps", "train.minutes", "train.seed")  # what no cell may choose for itself
 
 
@@ -87,8 +87,8 @@ class Cell(Settings):
 
     trained     [base] and what `set` changes (with `preset`: that preset instead of [base]); one run for each seed
     run         a run that exists, with whatever budget it was trained
-    weights     drawn from the weights of the trained cell or run `weights`, with another `sampler`, or by a `method`
-                that is "mean" or "mean-dressed"
+    weights     drawn from the weights of the trained cell or run `weights`, with another `sampler`, or by a `method`:
+                "mean" or "mean-dressed" (of a residual diffusion), "dressed" (of a deterministic network)
     method      a reference forecast, such as "analog"
     store       a forecast that exists
     perfect     the perfect-model ensemble of `lbm ensemble`, for a dataset with saved states
@@ -101,7 +101,7 @@ class Cell(Settings):
     run: Path | None = Field(None, description="a run that exists: its folder, a checkpoint or an exported model")
     weights: str | None = Field(None, description="a trained cell or run whose weights are used")
     sampler: dict[str, Any] = Field({}, description="name, steps and other settings of a sampler, with weights")
-    method: str | None = Field(None, description="a reference forecast; with weights: mean or mean-dressed")
+    method: str | None = Field(None, description="a reference forecast; with weights: mean, mean-dressed or dressed")
     store: Path | None = Field(None, description="a forecast that exists")
     perfect: bool = Field(False, description="the solver's own ensemble")
 
@@ -128,11 +128,11 @@ class Cell(Settings):
         if given and (self.set or self.preset):
             raise ValueError(f"{self.name}: set and preset are for training, {given[0]} needs none: leave them out")
         if self.weights is not None and bool(self.sampler) == (self.method is not None):
-            raise ValueError(f'{self.name}: with weights give a sampler, or method = "mean" or "mean-dressed"')
+            raise ValueError(f"{self.name}: with weights give a sampler, or one of the methods {', '.join(OF_WEIGHTS)}")
         if self.sampler and self.weights is None:
             raise ValueError(f"{self.name}: sampler needs weights; a trained cell sets model.sampler.name and .steps")
         if (self.method in OF_WEIGHTS) != (self.weights is not None and self.method is not None):
-            these = " and ".join(OF_WEIGHTS)
+            these = ", ".join(OF_WEIGHTS)
             raise ValueError(f"{self.name}: method {self.method!r}: {these}, and no other, need weights")
         for key in EQUAL:
             if key in self.set:
@@ -238,7 +238,12 @@ def check(study: Study) -> None:
         if cell.weights not in configs:  # a run that exists is read when its turn comes
             sampler_config(SamplerConfig(), cell)
             continue
-        model = configs[cell.weights].model
+        model, system = configs[cell.weights].model, configs[cell.weights].system
+        if (system == "rvd") == (cell.method == "dressed") or (system != "rvd" and cell.sampler):
+            what = f"method {cell.method}" if cell.method else "a sampler"
+            raise UsageError(f"cell {cell.name}: {what} is not for weights of {system}")
+        if system != "rvd":
+            continue
         if cell.sampler:
             sampler_config(model.sampler, cell)
         if cell.sampler and model.objective == "crps":

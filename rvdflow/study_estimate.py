@@ -14,6 +14,7 @@ from rvdflow.study_config import kind_of, run_config, sampler_config
 from rvdflow.study_jobs import Job
 from rvdflow.study_make import weights_at
 from rvdflow.train_config import RunConfig
+from rvdflow.training_data import condition_names
 
 PROBED = 8  # members whose drawing is timed
 
@@ -108,11 +109,11 @@ def _probe(place: Workplace, job: Job) -> float:
         config = run_config(place.study, cell, job.seed or 0)
     else:
         config = RunConfig.model_validate(checkpoint.read(checkpoint.find(cell.run)).meta["config"])
-    sampler = sampler_config(config.model.sampler, job.cell) if job.cell.sampler else config.model.sampler
     shape = Frames(place.opened, config.train.variables or place.variables).frame_shape
     model: Any = build_model(config, shape).to(device).eval()
+    sampler = sampler_config(model.sampler, job.cell) if job.cell.sampler else model.sampler
     given = Given(
-        torch.ones(1, 1, *shape[1:], device=device), torch.zeros(1, len(config.model.conditions), device=device)
+        torch.ones(1, 1, *shape[1:], device=device), torch.zeros(1, len(condition_names(config)), device=device)
     )
 
     def noise(of: tuple[int, ...] = shape) -> torch.Tensor:

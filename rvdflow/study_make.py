@@ -14,7 +14,7 @@ from lbm import dataset as store
 from lbm.console import Stop
 from lbm.errors import DataError, FlowError
 from rvdflow import checkpoint
-from rvdflow.study_config import OF_WEIGHTS, run_config, sampler_config
+from rvdflow.study_config import run_config, sampler_config
 from rvdflow.study_jobs import Job, read_json, write_json
 
 if TYPE_CHECKING:
@@ -91,13 +91,13 @@ def _about(attributes: dict[str, Any]) -> dict[str, Any]:
     return {name: attributes[name] for name in names if name in attributes}
 
 
-def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> int | None:
+def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> float | None:
     """Forecast with the forecaster of a job; returns the network calls per frame, None for a reference."""
     from rvdflow.forecast import forecast
 
     forecaster, cases = forecaster_of(place, job), place.cases
     try:
-        calls = 0 if job.cell.method in OF_WEIGHTS else calls_per_frame(forecaster)
+        calls = 0 if job.cell.method in ("mean", "mean-dressed") else calls_per_frame(forecaster)
     except ValueError as error:  # more steps than this model has noise levels
         raise Failed(str(error)) from error
     resume = output.exists() and not afresh
@@ -113,7 +113,7 @@ def _draw(place: Workplace, job: Job, output: Path, afresh: bool) -> int | None:
 def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     """The forecaster that a job draws from: a reference, or weights with the sampler or method of the cell."""
     from rvdflow.baselines import dress, fit
-    from rvdflow.residual_forecaster import load
+    from rvdflow.network_forecaster import NetworkForecaster, ResidualDiffusionForecaster, load
 
     cell, protocol = job.cell, place.study.protocol
     run = weights_at(place, job)
@@ -121,33 +121,24 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
         return fit(cell.method or "", place.opened, context=protocol.context, lead=protocol.lead)
     loaded = load(run, device=place.device, threads=place.threads)
     if cell.sampler:
+        if loaded.sampler is None:
+            raise Failed(f"{run} is a run of {loaded.method}: it has no sampler to choose")
         loaded.sampler = sampler_config(loaded.sampler, cell)
     if cell.method is None:
         return loaded
-    mean = loaded.mean()
-    return mean if cell.method == "mean" else dress(mean, place.opened, context=protocol.context, lead=protocol.lead)
+    plain: NetworkForecaster = loaded
+    if cell.method != "dressed":
+        if not isinstance(loaded, ResidualDiffusionForecaster):
+            raise Failed(f"{run} is a run of {loaded.method}, which has no mean of its own")
+        plain = loaded.mean()
+    return plain if cell.method == "mean" else dress(plain, place.opened, context=protocol.context, lead=protocol.lead)
 
 
-def calls_per_frame(forecaster: Forecaster) -> int | None:
-    """How often the denoiser is called for one frame of one member, counted; None without a network."""
-    import torch
+def calls_per_frame(forecaster: Forecaster) -> float | None:
+    """How often the network is called for one frame of one member; None without a network."""
+    from rvdflow.network_forecaster import NetworkForecaster
 
-    from rvdflow.samplers import SAMPLERS, sigmas
-
-    model, sampler = getattr(forecaster, "model", None), getattr(forecaster, "sampler", None)
-    if model is None or sampler is None:
-        return None
-    if model.config.objective == "crps":
-        return 1
-    calls = 0
-
-    def denoise(y: torch.Tensor, sigma: float) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        return torch.zeros_like(y)
-
-    SAMPLERS[sampler.name](denoise, lambda: torch.zeros(1, 1, 1, 1), sigmas(model.levels, sampler), sampler)
-    return calls
+    return forecaster.model.calls(forecaster.sampler) if isinstance(forecaster, NetworkForecaster) else None
 
 
 def perfect_model(place: Workplace, output: Path) -> None:

@@ -56,7 +56,7 @@ class Row:
     change_seeds: Range | None = None
     minutes: float | None = None
     steps: int | None = None
-    calls: int | None = None
+    calls: float | None = None
     milliseconds: float | None = None  # per frame and member
     parameters: int | None = None
 

@@ -49,7 +49,7 @@ def change_cells(table: Table, row: Row) -> list[str]:
         between(row.mean_crps_seeds, 3),
         number(row.minutes, 1),
         NONE if row.steps is None else f"{row.steps:,}",
-        NONE if row.calls is None else str(row.calls),
+        NONE if row.calls is None else f"{row.calls:.3g}",
         NONE if row.milliseconds is None else f"{row.milliseconds:.3g}",
         count(row.parameters),
     ]
@@ -97,7 +97,7 @@ def notes(table: Table) -> list[str]:
         "A deterministic forecast has its mean absolute error as CRPS, and no spread.",
         "spread/skill: smallest and largest over leads, 1 is calibrated. outliers: truths outside the ensemble, times "
         "what a calibrated one has.",
-        "calls: of the denoiser per frame; ms: per frame and member, as measured, on the machine that drew it.",
+        "calls: of the network per frame; ms: per frame and member, as measured, on the machine that drew it.",
     ]
     about = table.groups[first]
     best = {about["best_reference_first"]: "lead 1"} if about["best_reference"] != about["best_reference_first"] else {}

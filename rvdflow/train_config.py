@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, create_model, model_validator
 
 from rvdflow.config import PRESETS, CalibrationConfig, ModelConfig
+from rvdflow.methods import METHODS, SIZES, method, preset_names, presets, training
+
+SYSTEMS = ("rvd", *METHODS)
 
 
 class ValidationConfig(BaseModel):
@@ -162,11 +166,18 @@ TRAIN_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class RunConfig(BaseModel):
-    """Everything a run is made of. `preset` fills in whatever is not given; given values win."""
+    """Everything a run is made of. `preset` fills in whatever is not given; given values win.
+
+    Of a `system` other than residual video diffusion, `model` holds the settings of that method (rvdflow.methods).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str | None = Field(None, description="a named set of settings: " + ", ".join(PRESETS))
+    preset: str | None = Field(
+        None,
+        description=f"a named set of settings: {', '.join(PRESETS)}, or SYSTEM-SIZE of sizes {', '.join(SIZES)}",
+    )
+    system: str = Field("rvd", description=f"what is trained: {', '.join(SYSTEMS)}")
     model: ModelConfig = Field(default_factory=ModelConfig, description="the network and its objective")
     train: TrainConfig = Field(default_factory=TrainConfig, description="how it is trained")
     validation: ValidationConfig = Field(
@@ -177,16 +188,60 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping) or values.get("preset") is None:
+        if not isinstance(values, Mapping):
             return values
-        name = values["preset"]
-        if name not in PRESETS:
-            raise ValueError(f"preset {name!r} is not known: choose one of {', '.join(PRESETS)}")
+        name, system = values.get("preset"), values.get("system")
+        if name is None:
+            return values
+        if name not in (*PRESETS, *preset_names()):
+            known = ", ".join((*PRESETS, *(n for n in preset_names() if system in (None, preset_names()[n]))))
+            raise ValueError(f"preset {name!r} is not known: choose one of {known}")
+        if system not in (None, preset_names().get(name, "rvd")):
+            raise ValueError(
+                f"preset {name} is of {preset_names().get(name, 'rvd')}, not of {system}: name one of both"
+            )
         return merge(preset(name), values)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_system(cls, values: Any, handler: ModelWrapValidatorHandler[RunConfig]) -> RunConfig:
+        """The configuration with the settings of its system as `model`."""
+        if cls is not RunConfig or not isinstance(values, Mapping):
+            return handler(values)
+        system = values.get("system") or preset_names().get(str(values.get("preset")), "rvd")
+        return _config_of(system).model_validate(values) if system in METHODS else handler(values)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.system not in SYSTEMS:
+            raise ValueError(f"system {self.system!r} is not known: choose one of {', '.join(SYSTEMS)}")
+        if self.system != "rvd" and self.calibration.cases:
+            raise ValueError(f"calibration is of drawn residuals, and {self.system} draws none: leave it out")
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it says: classes of methods' configurations are made when they are asked for."""
+        return RunConfig.model_validate, (self.model_dump(),)
+
+
+@cache
+def _config_of(system: str) -> type[RunConfig]:
+    """The class of configurations of a method."""
+    settings = method(system)[0]
+    none = CalibrationConfig(cases=0)
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        model=(settings, Field(default_factory=settings, description="the network and its losses")),
+        calibration=(CalibrationConfig, Field(none, description="there is none")),
+    )
 
 
 def preset(name: str) -> dict[str, Any]:
     """Settings of a preset as nested dict with the keys of a RunConfig."""
+    if name not in PRESETS:
+        system = preset_names()[name]
+        return {"system": system, "model": presets(system)[name], "train": training(name)}
     published = PRESETS[name].get("architecture") == "published"
     calibration = {"cases": 0} if published else {}  # the published method has none
     return {"model": PRESETS[name], "train": TRAIN_PRESETS.get(name, {}), "calibration": calibration}
@@ -201,6 +256,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def choose_preset(device: str) -> str:
-    """The preset where none is asked for: the residual diffusion, of a size for this kind of device."""
+def choose_preset(device: str, system: str = "rvd", pixels: int = 64) -> str:
+    """The preset of a system where none is asked for: of a size for this kind of device, and of frames of `pixels`."""
+    if system in METHODS:
+        return f"{system}-{'small' if device == 'cpu' else '64' if pixels <= 64 else '128'}"
     return "small" if device == "cpu" else "modern"

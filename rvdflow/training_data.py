@@ -8,6 +8,7 @@ from typing import Any
 
 from lbm import dataset as store
 from lbm.errors import DataError
+from rvdflow.build import describe_model
 from rvdflow.checkpoint import Checkpoint
 from rvdflow.conditions import Conditions
 from rvdflow.frames import Frames, frame_variables, split_trajectories
@@ -46,7 +47,7 @@ def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) ->
         raise DataError(f"{path} holds no frames (trajectory, time[, channel], y, x) to learn from")
     frames = Frames(opened, variables)
     identity = data_identity(opened, frames) | {"sha256": store.digest(path)}
-    runs, names = split_trajectories(opened, "train"), config.model.conditions
+    runs, names = split_trajectories(opened, "train"), condition_names(config)
     if saved is None:
         normalisation = fit_normalisation(frames, runs, config.model.normalisation)
         conditions = Conditions.fit(opened, names, runs)
@@ -54,7 +55,8 @@ def load_data(path: Path, config: RunConfig, saved: Checkpoint | None = None) ->
         _require_same(saved, path, identity)
         normalisation = Normalisation.from_json(saved.meta["normalisation"])
         conditions = Conditions.from_json(saved.meta["conditions"])
-    others = config.model.clip_frames, normalisation, conditions, Conditions.read(opened, names)
+    length = describe_model(config, frames.frame_shape).clip_frames
+    others = length, normalisation, conditions, Conditions.read(opened, names)
     asymmetry = (obstruction(opened, frames, runs) or "") if config.train.mirror else ""
     validation = [k for k, s in enumerate(opened["split"].values.astype(str)) if s == "validation"]
     return Data(
@@ -77,6 +79,11 @@ def _require_same(saved: Checkpoint, path: Path, identity: dict[str, Any]) -> No
                 f"{saved.path} was trained on {names.get(key, key)} {was}, {path} has {now}: "
                 "resume with the dataset the run was begun with"
             )
+
+
+def condition_names(config: RunConfig) -> tuple[str, ...]:
+    """The numbers of each run that the network is given; some take none."""
+    return getattr(config.model, "conditions", ())
 
 
 def channel_count(identity: dict[str, Any]) -> int:

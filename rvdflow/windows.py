@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from rvdflow.noise import numpy_generator
 from rvdflow.normalisation import Normalisation
 
 READ_AHEAD = 4  # clips prepared in advance when the dataset is read from disk
+BLOCK = 64  # frames that are gone through at a time
 
 
 class Windows:
@@ -74,10 +75,21 @@ class Windows:
     def window(self, index: int) -> np.ndarray:
         """Window number `index`: (time, channel, y, x) float32, normalised."""
         trajectory, start = self.places[int(index)]
+        return self.part(trajectory, start, start + self.length)
+
+    def part(self, trajectory: int, start: int, stop: int) -> np.ndarray:
+        """Frames start..stop-1 of a run: (time, channel, y, x) float32, normalised; not to be written to."""
         if self._runs is None:
-            return self._run(trajectory, start, start + self.length)
-        kept = self._runs[trajectory][start : start + self.length]
+            return self._run(trajectory, start, stop)
+        kept = self._runs[trajectory][start:stop]
         return self._normalised(kept, trajectory) if self.frames.eight_bit else kept
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All frames of these runs once, a block of a run at a time."""
+        for trajectory in self.trajectories:
+            length = int(self.frames.lengths[trajectory])
+            for start in range(0, length, BLOCK):
+                yield self.part(trajectory, start, min(start + BLOCK, length))
 
     def clip(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Windows as one batch."""

@@ -9,7 +9,7 @@ training frames count, and memory holds one block, the modes and the coefficient
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -30,30 +30,13 @@ class Pod:
 
     def __init__(self, data: Training, climate: Climate, rank: int = RANK):
         self.climate = climate
-        size = int(np.prod(climate.frame_shape))
-        count = data.frames_in(data.segments)
-        width = min(rank + SPARE, size, count)
-        basis = numpy_generator(0, "pod").standard_normal((size, width)).astype(np.float32)
-        for _ in range(PASSES):
-            basis = np.linalg.qr(basis)[0]
-            image = np.zeros_like(basis)
+
+        def anomalies() -> Iterator[np.ndarray]:
             for run, block in data.blocks(data.segments):
-                away = climate.anomalies(block, data.frames.solid[run])
-                image += away.T @ (away @ basis)
-            basis = image
-        basis = np.linalg.qr(basis)[0]
-        square, self.total = np.zeros((width, width)), 0.0
-        for run, block in data.blocks(data.segments):
-            away = climate.anomalies(block, data.frames.solid[run])
-            part = (away @ basis).astype(np.float64)
-            square += part.T @ part
-            self.total += float(np.vdot(away, away))
-        variance, turn = np.linalg.eigh(square / count)
-        order = np.argsort(variance)[::-1]
-        order = order[variance[order] > NEGLIGIBLE * variance.max()][:rank]
-        self.total /= count
-        self.variance = variance[order]
-        self.modes = np.ascontiguousarray((basis @ turn[:, order].astype(np.float32)).T)
+                yield climate.anomalies(block, data.frames.solid[run])
+
+        size, count = int(np.prod(climate.frame_shape)), data.frames_in(data.segments)
+        self.modes, self.variance, self.total = leading_modes(anomalies, size, count, rank)
 
     @property
     def rank(self) -> int:
@@ -84,3 +67,31 @@ class Pod:
             parts = [self.project(block, data.frames.solid[segment.run]) for _, block in data.blocks([segment])]
             found.append(np.concatenate(parts).astype(np.float64))
         return found
+
+
+def leading_modes(
+    anomalies: Callable[[], Iterator[np.ndarray]], size: int, count: int, rank: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(modes (mode, size) float32, variance (mode,) of their coefficients, variance of everything).
+
+    `anomalies()` goes through `count` anomalies, blocks (time, size), and is called several times. There are at most
+    `rank` modes, and none whose variance float32 cannot hold.
+    """
+    width = min(rank + SPARE, size, count)
+    basis = numpy_generator(0, "pod").standard_normal((size, width)).astype(np.float32)
+    for _ in range(PASSES):
+        basis = np.linalg.qr(basis)[0]
+        image = np.zeros_like(basis)
+        for away in anomalies():
+            image += away.T @ (away @ basis)
+        basis = image
+    basis = np.linalg.qr(basis)[0]
+    square, total = np.zeros((width, width)), 0.0
+    for away in anomalies():
+        part = (away @ basis).astype(np.float64)
+        square += part.T @ part
+        total += float(np.vdot(away, away))
+    variance, turn = np.linalg.eigh(square / count)
+    order = np.argsort(variance)[::-1]
+    order = order[variance[order] > NEGLIGIBLE * variance.max()][:rank]
+    return np.ascontiguousarray((basis @ turn[:, order].astype(np.float32)).T), variance[order], total / count

@@ -88,7 +88,7 @@ def _tiny(**train: object) -> RunConfig:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> Callable[..., Path]:
     """Writes a small flow dataset: `build(path, **changes)`."""
     return _build

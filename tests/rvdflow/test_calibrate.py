@@ -42,7 +42,7 @@ def _config(*memories):
 
 
 def test_a_forecaster_that_knows_the_law_has_ratio_one():
-    scores = roll_outs(_Walker(STEP), *_walks(), members=8, context=2, sampler=SamplerConfig(), seed=1)
+    scores = roll_outs(_Walker(STEP), *_walks(), members=8, context=2, seed=1)
     assert scores.spread_skill.tolist() == pytest.approx([1.0] * LEADS, abs=0.06)  # 40 cases of 64 independent pixels
 
 

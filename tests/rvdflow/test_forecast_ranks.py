@@ -96,7 +96,7 @@ def test_signals_to_all_ranks_are_their_exit_codes(start_ranks, command, tmp_pat
 # The members of one rank become NaN in its third portion.
 SPOIL = """
 import os
-from rvdflow.residual_forecaster import ResidualDiffusionForecaster
+from rvdflow.network_forecaster import ResidualDiffusionForecaster
 roll, count = ResidualDiffusionForecaster.roll, iter(range(10**6))
 def spoiled(self, *arguments):
     bad = os.environ["RANK"] == "1" and next(count) == 2

@@ -15,11 +15,11 @@ from rvdflow.forecast import forecast
 from rvdflow.forecaster import Forecaster
 from rvdflow.frames import Frames
 from rvdflow.model import ResidualVideoDiffusion
+from rvdflow.network_forecaster import ResidualDiffusionForecaster
 from rvdflow.noise import MemberNoise
 from rvdflow.normalisation import Normalisation
 from rvdflow.plan import LEADS, plan
 from rvdflow.portions import Truth, blocks
-from rvdflow.residual_forecaster import ResidualDiffusionForecaster
 
 SIZE = 8, 16
 SOLID = np.zeros(SIZE, dtype=bool)

@@ -313,7 +313,7 @@ def test_a_loss_changes_neither_the_running_scale_nor_a_fixed_one():
         before = model.residual_variance.clone()
         found = _loss(model)
         assert torch.equal(model.residual_variance, before)
-        model.follow(found.residual_square, 0)
+        model.follow(found.statistic, 0)
         assert torch.equal(model.residual_variance, before) == (settings is PAPER)
     assert (model.sigma == 2).all()
 

@@ -161,8 +161,8 @@ def test_a_loss_does_not_depend_on_how_a_batch_is_divided(settings, scale):
         parts.append(model.loss(clips[rows], part, progress=1.0, draws=_draws(4, first, count)))
     loss = sum(p.values["loss"] for p in parts) / 2
     torch.testing.assert_close(loss, whole.values["loss"], rtol=1e-6, atol=1e-6)
-    square = sum(p.residual_square for p in parts) / 2
-    torch.testing.assert_close(square, whole.residual_square, rtol=1e-5, atol=1e-6)
+    square = sum(p.statistic for p in parts) / 2
+    torch.testing.assert_close(square, whole.statistic, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -176,7 +176,7 @@ def test_what_is_inside_an_obstacle_is_part_of_a_loss_only_if_it_is_not_masked(s
     same = torch.isclose(first.values["loss"], second.values["loss"], rtol=1e-6)
     assert same == masked
     unseen = settings.get("unroll", 1) > 1 or settings.get("rollout", 1) > 1  # its residual is not taken one step ahead
-    assert torch.allclose(first.residual_square, second.residual_square) == (masked or unseen)
+    assert torch.allclose(first.statistic, second.statistic) == (masked or unseen)
     changed[0, -1, :, 6, 6] += 7  # in the fluid
     assert not torch.isclose(
         first.values["loss"], model.loss(changed, given, progress=1.0, draws=_draws(4)).values["loss"], rtol=1e-6
@@ -209,7 +209,7 @@ def _trained(steps, batch=64, rate=4e-3, **settings):
         found.values["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
-        model.follow(found.residual_square, step)
+        model.follow(found.statistic, step)
     return model
 
 

@@ -8,15 +8,15 @@ import torch
 
 from rvdflow.build import build_model
 from rvdflow.networks import Batch, Given
-from rvdflow.objectives import Losses
 from rvdflow.optimise import Optimiser
 from rvdflow.train_config import RunConfig, TrainConfig, merge
+from rvdflow.trainable import Losses, Trainable
 
 CPU = torch.device("cpu")
 NOTHING = Batch(torch.zeros(8, 1), Given(torch.zeros(8, 1), torch.zeros(8, 0)))
 
 
-class Toy(torch.nn.Module):
+class Toy(Trainable):
     """A parameter whose loss has gradient `slope`, and a running statistic."""
 
     def __init__(self, slope=1.0):
@@ -25,11 +25,17 @@ class Toy(torch.nn.Module):
         self.register_buffer("seen", torch.zeros(()))
         self.slope = slope
 
-    def loss(self, frames, given, *, progress, draws):
+    def loss(self, frames, given, *, player="model", progress, draws):
         return Losses({"loss": self.slope * self.p.sum()}, torch.ones(()))
 
-    def follow(self, residual_square, step):
-        self.seen += residual_square
+    def follow(self, statistic, step, player="model"):
+        self.seen += statistic
+
+    def encode(self, context, given):
+        raise NotImplementedError
+
+    def step(self, state, noise, sampler=None):
+        raise NotImplementedError
 
 
 def settings(**values):
@@ -47,6 +53,47 @@ def test_average_follows_the_exponential_moving_average_of_the_weights():
         expected = decay * expected + (1 - decay) * optimiser.model.p.detach()
     torch.testing.assert_close(optimiser.average.p.detach(), expected)
     assert optimiser.average.seen == optimiser.model.seen == 5
+
+
+class Game(Toy):
+    """Two players of one number each; the second's gradient is `slope`."""
+
+    players = ("discriminator", "generator")
+    turns = {"discriminator": 2}  # noqa: RUF012
+
+    def __init__(self, slope=1.0):
+        super().__init__(slope)
+        self.discriminator, self.generator = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+        del self.p
+        self.asked = []
+
+    def loss(self, frames, given, *, player="generator", progress, draws):
+        self.asked.append((player, float(draws.normal(1)[0])))
+        weight = self.get_submodule(player).weight.sum()
+        return Losses({"loss": weight * (self.slope if player == "generator" else 1.0)}, torch.ones(()))
+
+
+def test_players_take_their_turns_each_with_random_numbers_of_its_own():
+    optimiser = Optimiser(Game(), settings(gradient_clip=None), CPU)
+    values = optimiser.advance(NOTHING, 0.0)
+    asked = optimiser.model.asked
+    assert [player for player, _ in asked] == ["discriminator", "discriminator", "generator"]
+    assert len({number for _, number in asked}) == 3
+    assert values.keys() == {
+        "loss", "gradient_norm", "discriminator_loss", "discriminator_gradient_norm", "learning_rate",
+    }  # fmt: skip
+    assert optimiser.model.seen == 3  # a statistic follows each turn
+
+
+def test_a_turn_that_is_not_finite_ends_its_step():
+    optimiser = Optimiser(Game(slope=math.nan), settings(), CPU)
+    before = {name: value.clone() for name, value in optimiser.model.state_dict().items()}
+    average = copy.deepcopy(optimiser.average.state_dict())
+    optimiser.advance(NOTHING, 0.0)
+    moved = {name for name, value in optimiser.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"discriminator.weight", "seen"}  # its turns came before
+    assert all(torch.equal(value, average[name]) for name, value in optimiser.average.state_dict().items())
+    assert (optimiser.step, optimiser.skipped) == (1, 1)
 
 
 def test_published_average_starts_late_and_moves_every_fifth_step():

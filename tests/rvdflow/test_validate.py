@@ -7,13 +7,10 @@ import torch
 
 from rvdflow import validate
 from rvdflow.build import build_model
-from rvdflow.config import SamplerConfig
 from rvdflow.networks import Given
 from rvdflow.ranks import Ranks
 from rvdflow.train_config import RunConfig
 from rvdflow.validate import roll_outs
-
-SAMPLER = SamplerConfig(steps=2)
 
 
 class Weather:
@@ -30,7 +27,7 @@ class Weather:
     def repeat(self, state, members):
         return state.repeat_interleave(members, 0)
 
-    def step(self, state, noise, sampler):
+    def step(self, state, noise):
         return self.spread * noise() * state, state
 
 
@@ -45,7 +42,7 @@ def truth(cases, frames):
 @pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
 def test_scores_of_a_normal_ensemble_are_those_of_theory(spread):
     members = 3
-    scores = roll_outs(Weather(spread), *truth(400, 5), members=members, context=2, sampler=SAMPLER, seed=1)
+    scores = roll_outs(Weather(spread), *truth(400, 5), members=members, context=2, seed=1)
     # Fair CRPS, expected: E|X - Y| - E|X - X'| / 2 for X ~ N(0, s^2), Y ~ N(0, 1); E|N(0, v)| = sqrt(2 v / pi).
     crps = math.sqrt(2 * (1 + spread**2) / math.pi) - spread / math.sqrt(math.pi)
     assert scores.crps.shape == scores.spread_skill.shape == scores.rmse.shape == (3,)
@@ -56,12 +53,24 @@ def test_scores_of_a_normal_ensemble_are_those_of_theory(spread):
     assert scores.spread_skill.tolist() == pytest.approx([ratio] * 3, rel=0.02)
 
 
+def test_one_member_is_scored_by_its_absolute_error_and_has_no_spread():
+    scores = roll_outs(Weather(1.0), *truth(400, 4), members=1, context=2, seed=1)
+    assert scores.crps.tolist() == pytest.approx([2 / math.sqrt(math.pi)] * 2, abs=0.03)  # E|N(0, 2)|
+    assert not scores.variance.any()
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_diversity_is_the_deviation_of_forecasts_from_case_to_case_in_that_of_the_truth(spread):
+    scores = roll_outs(Weather(spread), *truth(400, 4), members=2, context=2, seed=1)
+    assert scores.diversity == pytest.approx(spread, abs=0.02)
+
+
 def test_the_standard_error_of_the_crps_is_that_of_its_cases():
     model = Weather(1.0)
     means = []
     for seed in range(30):
         frames, given = truth(12, 3)
-        scores = roll_outs(model, frames, given, members=2, context=1, sampler=SAMPLER, seed=seed)
+        scores = roll_outs(model, frames, given, members=2, context=1, seed=seed)
         means.append((float(scores.crps.mean()), scores.crps_error))
     assert all(error > 0 for _, error in means)
     scatter = torch.tensor([mean for mean, _ in means]).std()
@@ -87,7 +96,7 @@ def test_scores_do_not_depend_on_how_cases_are_put_into_batches(model, monkeypat
     found = []
     for cells in (1, 2 * 3 * 64, 2**18):  # one case at a time, two, all
         monkeypatch.setattr(validate, "CELLS", cells)
-        found.append(roll_outs(model, frames, given, members=3, context=2, sampler=SAMPLER, seed=4))
+        found.append(roll_outs(model, frames, given, members=3, context=2, seed=4))
     for other in found[1:]:
         torch.testing.assert_close(found[0].case_crps, other.case_crps, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(found[0].variance, other.variance, rtol=1e-4, atol=1e-6)
@@ -103,7 +112,7 @@ def test_ranks_divide_the_cases_among_them(model, monkeypatch):
     monkeypatch.setattr(validate, "CELLS", 1)
     frames, given = truth(5, 5)
     frames = frames * given.fluid[:, None]
-    settings = {"members": 2, "context": 2, "sampler": SAMPLER, "seed": 4}
+    settings = {"members": 2, "context": 2, "seed": 4}
     whole = roll_outs(model, frames, given, **settings).case_crps
     shares = [roll_outs(model, frames, given, ranks=Other(k, 2, k), **settings).case_crps for k in range(2)]
     assert (shares[0] == 0).tolist() == [[k % 2 == 1] * 3 for k in range(5)]

@@ -204,7 +204,7 @@ def test_channels_are_told_by_name(channels):
 
 def test_members_of_a_model_of_colour_video_differ_in_whole_grey_levels(tiny):
     from rvdflow.build import build_model
-    from rvdflow.residual_forecaster import ResidualDiffusionForecaster
+    from rvdflow.network_forecaster import ResidualDiffusionForecaster
 
     dataset = video()
     frames, config = of(dataset), tiny()

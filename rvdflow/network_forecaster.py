@@ -1,6 +1,6 @@
-"""Residual video diffusion as a forecaster: a trained run, loaded, rolled out frame by frame.
+"""A trained network as a forecaster: a run, loaded, rolled out frame by frame.
 
-forecaster = rvdflow.load("runs/a")     an ensemble; forecaster.mean() is the deterministic mean alone
+forecaster = rvdflow.load("runs/a")     of residual video diffusion, forecaster.mean() is the deterministic mean alone
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rvdflow.noise import MemberNoise
 from rvdflow.normalisation import Normalisation
 from rvdflow.samplers import sigmas
 from rvdflow.train_config import RunConfig
-from rvdflow.training_data import channel_count, data_identity
+from rvdflow.training_data import channel_count, condition_names, data_identity
 
 if TYPE_CHECKING:
     from rvdflow.baselines.training import Training
@@ -34,17 +34,16 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "bfloat16"]
 
 
-class ResidualDiffusionForecaster(Forecaster):
-    """Residual video diffusion: mean of the next frame plus a drawn residual, fed back frame by frame."""
-
-    method = "rvd"
+class NetworkForecaster(Forecaster):
+    """Any trained network (rvdflow.trainable), fed its own frames. `sampler`: how these are drawn, where it matters."""
 
     def __init__(
         self,
         model: Any,
         normalisation: Normalisation,
         *,
-        sampler: SamplerConfig,
+        method: str = "rvd",
+        sampler: SamplerConfig | None = None,
         conditions: Conditions | None = None,
         device: torch.device | None = None,
         precision: Precision = "float32",
@@ -53,6 +52,7 @@ class ResidualDiffusionForecaster(Forecaster):
     ):
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).eval().requires_grad_(False)
+        self.method, self.needs, self.deterministic = method, model.context, not model.stochastic
         self.normalisation, self.sampler = normalisation, sampler
         self.conditions = conditions or Conditions()
         self.variables = normalisation.variables
@@ -62,7 +62,7 @@ class ResidualDiffusionForecaster(Forecaster):
 
     @classmethod
     def fit(cls, data: Training) -> Self:
-        raise UsageError("rvd is trained by rvdflow.train.train(data, run), and then loaded by rvdflow.load(run)")
+        raise UsageError("networks are trained by rvdflow.train.train(data, run), and loaded by rvdflow.load(run)")
 
     def roll(
         self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
@@ -102,7 +102,12 @@ class ResidualDiffusionForecaster(Forecaster):
         self.conditions.read(dataset, self.conditions.names)
 
     def stamp(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.name, "sampler_steps": self.sampler.steps, **self._stamp}
+        drawn = {"sampler": self.sampler.name, "sampler_steps": self.sampler.steps} if self.sampler else {}
+        return {**drawn, **self._stamp}
+
+
+class ResidualDiffusionForecaster(NetworkForecaster):
+    """Residual video diffusion: mean of the next frame plus a drawn residual, fed back frame by frame."""
 
     def mean(self) -> MeanForecaster:
         """The same weights without residual: the deterministic forecast of mu alone, fed back frame by frame.
@@ -115,19 +120,17 @@ class ResidualDiffusionForecaster(Forecaster):
 class MeanForecaster(ResidualDiffusionForecaster):
     """See `ResidualDiffusionForecaster.mean`; `rvdflow.baselines.dress` makes an ensemble of it."""
 
-    method = "mean"
-    deterministic = True
-
     def __init__(self, whole: ResidualDiffusionForecaster):
         if whole.model.config.mean == "zero":
             raise UsageError("this run has mean = zero (VD): it has no mean to forecast with")
         model = copy.copy(whole.model)  # shares the weights
         model.draw = lambda outlook, *_: torch.zeros_like(outlook.mean)
         super().__init__(
-            model, whole.normalisation, sampler=whole.sampler, conditions=whole.conditions, device=whole.device,
-            precision=whole.precision, identity=whole.identity,
+            model, whole.normalisation, method="mean", sampler=whole.sampler, conditions=whole.conditions,
+            device=whole.device, precision=whole.precision, identity=whole.identity,
             stamp=whole._stamp | {"sampler": "none: the mean alone", "sampler_steps": 0},
         )  # fmt: skip
+        self.deterministic = True
 
 
 def load(
@@ -139,8 +142,10 @@ def load(
     threads: int | None = None,
     precision: Precision = "float32",
     compile: bool = False,
-) -> ResidualDiffusionForecaster:
+) -> NetworkForecaster:
     """The forecaster in a run folder (the checkpoint `checkpoint.find` picks) or a checkpoint file.
+
+    A `ResidualDiffusionForecaster` where the run is of residual video diffusion.
 
     `sampler` and `steps` (network calls per frame) replace those of the configuration. With `precision` "bfloat16" the
     networks compute in 8 bits of mantissa, and `compile` has torch compile them first: both for long forecasts on a
@@ -160,8 +165,8 @@ def load(
             raise ValueError(f"frames of {channels} x {size}")
         normalisation = Normalisation.from_json(loaded.meta["normalisation"])
         conditions = Conditions.from_json(loaded.meta.get("conditions") or Conditions().to_json())
-        if conditions.names != config.model.conditions:
-            raise ValueError(f"conditions {conditions.names}, configuration {config.model.conditions}")
+        if conditions.names != condition_names(config):
+            raise ValueError(f"conditions {conditions.names}, configuration {condition_names(config)}")
     except (KeyError, TypeError, ValueError) as error:
         line = " ".join(str(error).split())[:160]
         raise DataError(f"{loaded.path}: its description is not understood ({line})") from error
@@ -169,18 +174,24 @@ def load(
     checkpoint.load_weights(model, weights, loaded.path)
     if compile:
         compile_networks(model)
-    one_step = config.model.objective == "crps"
-    if one_step and not sampler is steps is None:
-        raise UsageError(
-            "this run draws a frame in one step (objective crps): there is no sampler to choose, "
-            "leave out --sampler and --steps"
-        )
+    rvd = config.system == "rvd"
+    one_step = rvd and config.model.objective == "crps"
+    if (one_step or model.sampler is None) and not sampler is steps is None:
+        what = "draws a frame in one step (objective crps)" if one_step else f"is of {config.system}"
+        raise UsageError(f"this run {what}: there is no sampler to choose, leave out --sampler and --steps")
     train = config.train
     averaged = train.forecast_weights == "average" and train.ema_decay > 0
-    chosen = _sampler(model, config.model.sampler, sampler, steps)
-    return ResidualDiffusionForecaster(
+    chosen = None if model.sampler is None else _sampler(model, model.sampler, sampler, steps)
+    residual = {
+        "objective": config.model.objective,
+        **({"sampler": "none: one step", "sampler_steps": 1} if one_step else {}),
+        "residual_inflation": round(float(model.inflation), 4),
+        "noise_memory": round(float(model.memory), 4),
+    } if rvd else {}  # fmt: skip
+    return (ResidualDiffusionForecaster if rvd else NetworkForecaster)(
         model,
         normalisation,
+        method=config.system,
         sampler=chosen,
         conditions=conditions,
         device=choose_device(device),
@@ -188,14 +199,11 @@ def load(
         identity=identity,
         stamp={
             "precision": precision,
-            "objective": config.model.objective,
-            **({"sampler": "none: one step", "sampler_steps": 1} if one_step else {}),
             "checkpoint": loaded.path.name,
             "checkpoint_sha256": loaded.sha256,
             "training_steps": done,
             "weights": f"exponential average, decay {train.ema_decay:g}" if averaged else "raw",
-            "residual_inflation": round(float(model.inflation), 4),
-            "noise_memory": round(float(model.memory), 4),
+            **residual,
             "training_dataset_sha256": str(identity.get("sha256", "")),
             "preset": config.preset or "",
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -212,9 +220,8 @@ def _sampler(model: Any, default: SamplerConfig, name: str | None, steps: int | 
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"sampler {first['loc'][0]}: got {first['input']!r}: {first['msg'].lower()}") from None
-    if model.config.objective == "diffusion":
-        try:
-            sigmas(model.levels, chosen)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+    try:
+        sigmas(model.levels, chosen)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     return chosen
