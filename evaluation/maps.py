@@ -7,7 +7,7 @@ y points up, as in the simulation. Frames of natural video are shown as they are
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -198,6 +198,29 @@ def film_strip(film: Film) -> Figure:
                 image, ax=list(axes_of.ravel()), extend=extend, pad=0.01, shrink=shrink, aspect=aspect
             )
             bar.set_label(label)
+            bar.outline.set_visible(False)
+    return drawing
+
+
+def methods_strip(film: Film, said: Mapping[str, np.ndarray]) -> Figure:
+    """Rows: truth, and what each method said, frames (lead_time, y, x[, 3]) by its name; columns: leads."""
+    wanted = [i for i, lead in enumerate(film.leads) if lead in STRIP_LEADS] or [len(film.leads) - 1]
+    rows = {"truth": film.truth, **said}
+    height, width = film.solid.shape
+    cell = min(9.0 / len(wanted), 3.0)
+    with figure(cell * len(wanted) + 3.0, len(rows) * (cell * height / width + 0.06) + 0.3) as drawing:
+        grid = drawing.subplots(len(rows), len(wanted), squeeze=False)
+        drawing.set_layout_engine("constrained", h_pad=0.02, w_pad=0.02, hspace=0.01, wspace=0.01)
+        for (name, values), line in zip(rows.items(), grid, strict=True):
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8, fontsize=10)
+            for axes, i in zip(line, wanted, strict=True):
+                field = _frame(axes, film, _seen(film, values[i]))
+        for axes, i in zip(grid[0], wanted, strict=True):
+            axes.set_title(f"lead {film.leads[i]}", fontsize=10, loc="center")
+        if not film.video:
+            unit = "" if film.units in ("", "1") else f" ({film.units})"
+            bar = drawing.colorbar(field, ax=list(grid.ravel()), extend="both", pad=0.01, shrink=0.5, aspect=30)
+            bar.set_label(f"{film.variable}{unit}")
             bar.outline.set_visible(False)
     return drawing
 

@@ -73,7 +73,8 @@ def write_report(
     check_folder(folder, overwrite=overwrite)
     film = film or next((scene.film for scene in films if scene.film is not None), None)
     pictures = []
-    for draw in _drawings(scores, film, animated=not films):
+    said = {name: clip.members[0] for name, clip in films[0].clips.items()} if films else {}
+    for draw in _drawings(scores, film, said, animated=not films):
         pictures.append(draw())
         if on_figure is not None:
             on_figure(pictures[-1].name)
@@ -105,7 +106,7 @@ def film_of(scores: xr.Dataset, truth: xr.Dataset, forecasts: Mapping[str, xr.Da
 
 SECTIONS = {  # part of the page -> names of its figures; others come under "More"
     "scorecard": ("Scorecard", ("scorecard",)),
-    "film": ("Film", ("animation", "film")),
+    "film": ("Film", ("animation", "film", "film-methods")),
     "curves": ("Scores by lead time", ("crps", "skill", "paper")),
     "reliability": ("Reliability", ("spread", "ranks", "coverage", "reliability", "roc", "brier")),
     "scales": ("Scales and physics", ("fss", "pooled", "spectra", "coherence", "probe", "pod", "pdf")),
@@ -209,11 +210,14 @@ def _lossless(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _drawings(scores: xr.Dataset, film: maps.Film | None, *, animated: bool) -> list[Callable[[], Picture]]:
+def _drawings(
+    scores: xr.Dataset, film: maps.Film | None, said: Mapping[str, np.ndarray], *, animated: bool
+) -> list[Callable[[], Picture]]:
     """What is to be drawn, in the order of the page."""
     draw: list[Callable[[], Picture]] = []
     if film is not None:
         draw += [lambda: _animation(film, embedded=animated), lambda: _film(film)]
+        draw += [lambda: _methods(film, said)] * (len(said) > 1)
     draw += [lambda spec=spec: _drawn(spec, scores) for spec in FIGURES if spec.applies(scores)]  # type: ignore[misc]
     return draw
 
@@ -259,6 +263,16 @@ def _film(film: maps.Film) -> Picture:
     drawing = maps.film_strip(_literal_film(film))
     raster, vector = pictures(drawing)
     return Picture("film", "Film strip", caption, raster, shape, vector=vector)
+
+
+def _methods(film: maps.Film, said: Mapping[str, np.ndarray]) -> Picture:
+    caption = (
+        f"One member of each method beside the truth, in the case of median CRPS of {escape(film.method)}. What is "
+        f"sharp need not be right, and what is smooth may be an average of futures.{'' if film.video else OBSTACLE}"
+    )
+    drawing = maps.methods_strip(_literal_film(film), {_literal(name): frames for name, frames in said.items()})
+    raster, vector = pictures(drawing)
+    return Picture("film-methods", "All methods", caption, raster, "wide strip", vector=vector)
 
 
 def _write_all(files: Mapping[Path, Content]) -> None:

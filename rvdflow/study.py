@@ -201,6 +201,7 @@ def study(
     `only` names cells, `part` (K, N) takes every N-th family of a training and its forecasts; the folders `joined` hold
     other parts and enter the table. The table is written to `folder` too. Raises as `read_study`, `prepare` and `run`.
     """
+    from rvdflow.study_report import report
     from rvdflow.study_table import table
     from rvdflow.study_text import write
 
@@ -210,6 +211,7 @@ def study(
     run(place, todo, retry=retry)
     found = table(read, [folder, *joined])
     write(found, folder)
+    report(place)
     return found
 
 

@@ -4,6 +4,7 @@
     [budget]     steps or minutes of training, the same for every cell that is trained
     [protocol]   which forecasts are made and scored, the same for every cell
     [[cell]]     one row of the table; see `Cell` for what it may be
+    [report]     if there is one: all forecasts are verified together, too
 
 A trained cell is `[base]` with the settings of its `set` on top; the budget and the seed come last, so that no cell can
 have more of either. Nothing here needs torch, except for cells of systems other than residual video diffusion.
@@ -82,6 +83,14 @@ class Protocol(Settings):
         return self
 
 
+class Report(Settings):
+    """A page on all forecasts together, and a table as papers print them."""
+
+    protocol: str | None = Field(None, description="a published way of scoring, such as rvd")
+    families: tuple[str, ...] | None = Field(None, description="groups of statistics; default: all that there are")
+    fvd_weights: Path | None = Field(None, description="weights of the network of FVD")
+
+
 class Cell(Settings):
     """One row of the table, in one of six kinds.
 
@@ -150,6 +159,7 @@ class Study(Settings):
     budget: Budget | None = Field(None, description="training of every cell that is trained")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="trainings of every cell")
     protocol: Protocol = Field(Protocol(), description="what is forecast and scored")
+    report: Report | None = Field(None, description="verify all forecasts together, too")
     against: str | None = Field(None, description="the cell that changes are told against; default: the first trained")
     cells: tuple[Cell, ...] = Field(alias="cell", min_length=1, description="rows of the table, in its order")
 

@@ -78,12 +78,12 @@ def verify(
     opened = open_forecasts(forecasts, rename=rename, allow_incomplete=allow_incomplete)
     _check_choices(opened, observed, reference, variable)
     _check_origin(opened, truth)
-    networks, notes = _networks(lpips_weights, lpips_trunk, fvd_weights)
+    found, notes = networks(lpips_weights, lpips_trunk, fvd_weights)
     planned = Verification(
         observed, opened, variable=variable, reference=reference, protocol=protocol, value_range=value_range,
-        thresholds=thresholds, families=families, **networks,
+        thresholds=thresholds, families=families, **found,
     )  # fmt: skip
-    for name in set(networks) - planned.recipe.families:
+    for name in set(found) - planned.recipe.families:
         notes[name] = f"not computed: the forecasts of {len(planned.leads)} leads are too short for its network"
     notes |= _strouhal(observed, len(planned.leads))
     sha256 = next((f.attrs["dataset_sha256"] for f in opened.values() if "dataset_sha256" in f.attrs), "")
@@ -150,7 +150,7 @@ def _open(path: Path | str, rename: Mapping[str, str] | None, *, allow_incomplet
     return renamed(store.open_dataset(path, allow_incomplete=allow_incomplete), rename or {}, str(path))
 
 
-def _networks(
+def networks(
     lpips_weights: Path | str | None, trunk: str, fvd_weights: Path | str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The networks that can be had, and what to say of each."""
@@ -164,19 +164,19 @@ def _networks(
     def file(given: Path | str) -> Path | None:
         return None if str(given) == "auto" else Path(given)
 
-    networks: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     notes: dict[str, Any] = {"lpips": "not asked for", "fvd": "not asked for"}
     try:
         if lpips_weights is not None:
-            networks["lpips"] = Lpips.load(file(lpips_weights), trunk)  # type: ignore[arg-type]
+            found["lpips"] = Lpips.load(file(lpips_weights), trunk)  # type: ignore[arg-type]
     except Unavailable as reason:
         notes["lpips"] = str(reason)
     try:
         if fvd_weights is not None:
-            networks["fvd"] = FvdNetwork.load(file(fvd_weights))
+            found["fvd"] = FvdNetwork.load(file(fvd_weights))
     except Unavailable as reason:
         notes["fvd"] = str(reason)
-    return networks, notes | {name: network.description for name, network in networks.items()}
+    return found, notes | {name: network.description for name, network in found.items()}
 
 
 RESOLVED = 0.1  # of the shedding frequency: what a forecast must tell apart for a Strouhal number of its own
