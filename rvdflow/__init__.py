@@ -15,16 +15,18 @@ if TYPE_CHECKING:
     from rvdflow.forecaster import Forecaster
     from rvdflow.model import ResidualVideoDiffusion
     from rvdflow.network_forecaster import load
+    from rvdflow.pooled import Pooled
 
 _HOME = {
     "load": "rvdflow.network_forecaster",
+    "Pooled": "rvdflow.pooled",
     "Forecaster": "rvdflow.forecaster",
     "Seen": "rvdflow.forecaster",
     "Climatology": "rvdflow.baselines",
     "Persistence": "rvdflow.baselines",
     "ResidualVideoDiffusion": "rvdflow.model",
 }
-__all__ = ["Climatology", "Forecaster", "Persistence", "ResidualVideoDiffusion", "Seen", "load"]
+__all__ = ["Climatology", "Forecaster", "Persistence", "Pooled", "ResidualVideoDiffusion", "Seen", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -144,7 +144,10 @@ def _run_config(
 def forecast(
     data: DataPath,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Run folder or checkpoint file; default: the newest under runs/.")
+        list[Path] | None,
+        typer.Option(
+            help="Run folder or checkpoint file; default: the newest under runs/. Repeat it for an ensemble of runs."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Default: forecast.zarr, or METHOD.zarr.")
@@ -225,7 +228,7 @@ def forecast(
     }  # fmt: skip
     if dry_run:
         opened, frames = open_truth(data, forecaster, seen)
-        chosen |= {"members": 1 if forecaster.deterministic else ensemble, "processes": job.size}
+        chosen |= {"members": forecaster.size(ensemble), "processes": job.size}
         if job.first:
             emit_json(estimate(forecaster, opened, frames, plan(opened, frames, **chosen), job.size))
         return
@@ -247,7 +250,9 @@ def _forecaster(
     from lbm.dataset import open_dataset
     from rvdflow import baselines
     from rvdflow.checkpoint import find, newest_run
+    from rvdflow.forecaster import Forecaster
     from rvdflow.network_forecaster import ResidualDiffusionForecaster, load
+    from rvdflow.pooled import Pooled
     from rvdflow.train_config import SYSTEMS
 
     plain = None if method is None else method.removesuffix("-dressed")
@@ -264,17 +269,23 @@ def _forecaster(
         return baselines.fit(plain, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
     if plain == "mean" and of_run:
         raise UsageError("--sampler and --steps mean nothing to the mean, which draws nothing: leave them out")
-    run = options.pop("checkpoint")
-    if run is None:
-        run = newest_run()
-        say(f"checkpoint: {find(run)} (the newest)", quiet=quiet)
-    made = load(run, **options)
-    if plain == "mean":
-        if not isinstance(made, ResidualDiffusionForecaster):
-            raise UsageError(f"{run} is a run of {made.method}, which has no mean of its own: leave out --method")
-        made = made.mean()
-    elif plain not in (None, made.method):
-        raise UsageError(f"{run} is a run of {made.method}, not of {plain}: leave out --method")
+    runs = options.pop("checkpoint")
+    if not runs:
+        runs = [newest_run()]
+        say(f"checkpoint: {find(runs[0])} (the newest)", quiet=quiet)
+
+    def one(run: Path) -> Forecaster:
+        part = load(run, **options)
+        if plain == "mean" and isinstance(part, ResidualDiffusionForecaster):
+            return part.mean()
+        if plain == "mean":
+            raise UsageError(f"{run} is a run of {part.method}, which has no mean of its own: leave out --method")
+        if plain not in (None, part.method):
+            raise UsageError(f"{run} is a run of {part.method}, not of {plain}: leave out --method")
+        return part
+
+    parts = [one(run) for run in runs]
+    made = parts[0] if len(parts) == 1 else Pooled(parts)
     if not dress:
         return made
     if not made.deterministic:

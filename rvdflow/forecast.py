@@ -93,7 +93,7 @@ def forecast(
     quiet = quiet or not ranks.first
     opened, frames = open_truth(data, forecaster, context)
     chosen = plan(
-        opened, frames, members=1 if forecaster.deterministic else members, lead=lead, context=context, split=split,
+        opened, frames, members=forecaster.size(members), lead=lead, context=context, split=split,
         stride=stride, init_times=init_times, cases=cases, beyond=beyond, seed=seed, cases_per_batch=cases_per_batch,
         members_per_batch=members_per_batch, leads_per_chunk=leads_per_chunk, processes=ranks.size,
     )  # fmt: skip

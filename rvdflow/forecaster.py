@@ -70,6 +70,10 @@ class Forecaster(ABC):
         """The method fitted on the training runs of a dataset. DataError when they do not suffice."""
         return cls()
 
+    def size(self, members: int) -> int:
+        """The members that an ensemble has of which `members` are asked for."""
+        return 1 if self.deterministic else members
+
     @abstractmethod
     def roll(
         self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
@@ -113,7 +117,7 @@ class Forecaster(ABC):
 
         frames = Frames(dataset, self.variables or frame_variables(dataset))
         chosen = plan(
-            dataset, frames, members=1 if self.deterministic else members, lead=lead, context=context, split=split,
+            dataset, frames, members=self.size(members), lead=lead, context=context, split=split,
             stride=stride, init_times=init_times, cases=cases, beyond=beyond, seed=seed,
         )  # fmt: skip
         return forecast_in_memory(self, dataset, frames, chosen)

@@ -23,7 +23,7 @@ from lbm.settings import explain, load_toml
 from rvdflow.config import SamplerConfig, Settings
 from rvdflow.train_config import RunConfig, merge
 
-OF_WEIGHTS = ("mean", "mean-dressed", "dressed")  # other forecasts with weights that are there
+OF_WEIGHTS = ("mean", "mean-dressed", "dressed", "deep-ensemble")  # other forecasts with weights that are there
 EQUAL = ("train.steps", "train.minutes", "train.seed")  # what no cell may choose for itself
 
 
@@ -97,7 +97,8 @@ class Cell(Settings):
     trained     [base] and what `set` changes (with `preset`: that preset instead of [base]); one run for each seed
     run         a run that exists, with whatever budget it was trained
     weights     drawn from the weights of the trained cell or run `weights`, with another `sampler`, or by a `method`:
-                "mean" or "mean-dressed" (of a residual diffusion), "dressed" (of a deterministic network)
+                "mean" or "mean-dressed" (of a residual diffusion), "dressed" (of a deterministic network), or
+                "deep-ensemble" (a member for the training of each seed)
     method      a reference forecast, such as "analog"
     store       a forecast that exists
     perfect     the perfect-model ensemble of `lbm ensemble`, for a dataset with saved states
@@ -110,7 +111,9 @@ class Cell(Settings):
     run: Path | None = Field(None, description="a run that exists: its folder, a checkpoint or an exported model")
     weights: str | None = Field(None, description="a trained cell or run whose weights are used")
     sampler: dict[str, Any] = Field({}, description="name, steps and other settings of a sampler, with weights")
-    method: str | None = Field(None, description="a reference forecast; with weights: mean, mean-dressed or dressed")
+    method: str | None = Field(
+        None, description="a reference forecast; with weights: mean, mean-dressed, dressed or deep-ensemble"
+    )
     store: Path | None = Field(None, description="a forecast that exists")
     perfect: bool = Field(False, description="the solver's own ensemble")
 
@@ -118,6 +121,11 @@ class Cell(Settings):
     @classmethod
     def _dotted(cls, value: Any) -> Any:
         return flatten(value) if isinstance(value, Mapping) else value
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it takes the trainings of all seeds together."""
+        return self.method == "deep-ensemble"
 
     @property
     def kind(self) -> Literal["trained", "run", "weights", "method", "store", "perfect"]:
@@ -137,7 +145,7 @@ class Cell(Settings):
         if given and (self.set or self.preset):
             raise ValueError(f"{self.name}: set and preset are for training, {given[0]} needs none: leave them out")
         if self.weights is not None and bool(self.sampler) == (self.method is not None):
-            raise ValueError(f"{self.name}: with weights give a sampler, or one of the methods {', '.join(OF_WEIGHTS)}")
+            raise ValueError(f"{self.name}: with weights give a sampler, or method: one of {', '.join(OF_WEIGHTS)}")
         if self.sampler and self.weights is None:
             raise ValueError(f"{self.name}: sampler needs weights; a trained cell sets model.sampler.name and .steps")
         if (self.method in OF_WEIGHTS) != (self.weights is not None and self.method is not None):
@@ -249,6 +257,10 @@ def check(study: Study) -> None:
             sampler_config(SamplerConfig(), cell)
             continue
         model, system = configs[cell.weights].model, configs[cell.weights].system
+        if cell.method == "deep-ensemble":
+            if len(study.seeds) < 2:
+                raise UsageError(f"cell {cell.name}: a deep ensemble needs two or more seeds")
+            continue
         if (system == "rvd") == (cell.method == "dressed") or (system != "rvd" and cell.sampler):
             what = f"method {cell.method}" if cell.method else "a sampler"
             raise UsageError(f"cell {cell.name}: {what} is not for weights of {system}")

@@ -79,7 +79,8 @@ class Folder:
 def jobs(study: Study) -> list[Job]:
     """All jobs: seed by seed, so that every cell has its first training before any has its second.
 
-    Weights come before what is drawn from them, and all that needs no training before everything.
+    Weights come before what is drawn from them, and all that needs no training before everything. What is drawn from
+    the weights of all seeds together is one job, with the last of them.
     """
     ordered = [c for c in study.cells if c.kind == "trained"]
     names = {c.name for c in ordered}
@@ -88,7 +89,9 @@ def jobs(study: Study) -> list[Job]:
     for seed in study.seeds:
         for cell in ordered:
             seeded.append(Job(cell, seed))
-            seeded += [Job(c, seed) for c in study.cells if c.weights == cell.name]
+            seeded += [Job(c, seed) for c in study.cells if c.weights == cell.name and not c.pooled]
+            if seed == study.seeds[-1]:
+                seeded += [Job(c, seed) for c in study.cells if c.weights == cell.name and c.pooled]
     return free + seeded
 
 

@@ -114,6 +114,7 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     """The forecaster that a job draws from: a reference, or weights with the sampler or method of the cell."""
     from rvdflow.baselines import dress, fit
     from rvdflow.network_forecaster import NetworkForecaster, ResidualDiffusionForecaster, load
+    from rvdflow.pooled import Pooled
 
     cell, protocol = job.cell, place.study.protocol
     run = weights_at(place, job)
@@ -126,6 +127,8 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
         loaded.sampler = sampler_config(loaded.sampler, cell)
     if cell.method is None:
         return loaded
+    if cell.pooled:
+        return Pooled([load(each, device=place.device, threads=place.threads) for each in _all_seeds(place, job)])
     plain: NetworkForecaster = loaded
     if cell.method != "dressed":
         if not isinstance(loaded, ResidualDiffusionForecaster):
@@ -134,11 +137,22 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     return plain if cell.method == "mean" else dress(plain, place.opened, context=protocol.context, lead=protocol.lead)
 
 
+def _all_seeds(place: Workplace, job: Job) -> list[Path]:
+    """The runs of a cell's weights with every seed. `Failed` when one is not there."""
+    runs = [place.folder.run(f"{job.cell.weights}-seed{seed}") for seed in place.study.seeds]
+    for run in runs:
+        if not (run / "checkpoints" / "final.pt").is_file():
+            raise Failed(f"{run.name} is not trained: a deep ensemble needs the runs of all seeds in this folder")
+    return runs
+
+
 def calls_per_frame(forecaster: Forecaster) -> float | None:
     """How often the network is called for one frame of one member; None without a network."""
     from rvdflow.network_forecaster import NetworkForecaster
+    from rvdflow.pooled import Pooled
 
-    return forecaster.model.calls(forecaster.sampler) if isinstance(forecaster, NetworkForecaster) else None
+    first = forecaster.parts[0] if isinstance(forecaster, Pooled) else forecaster
+    return first.model.calls(first.sampler) if isinstance(first, NetworkForecaster) else None
 
 
 def perfect_model(place: Workplace, output: Path) -> None:
@@ -201,5 +215,5 @@ def _seconds(place: Workplace, job: Job) -> float | None:
     known = read_json(place.folder.timing(job))
     if not known or not known["cases"]:
         return None
-    members = 1 if store.read_attributes(place.folder.forecast(job)).get("deterministic") else place.cases.members
+    members = int(store.read_attributes(place.folder.forecast(job)).get("members", place.cases.members))
     return known["seconds"] / (known["cases"] * members * place.cases.lead)

@@ -166,6 +166,33 @@ def test_a_cell_that_was_added_enters_the_page(whole, flow, tmp_path):
     }
 
 
+DEEP = """
+[[cell]]
+name = "deep"
+weights = "convgru"
+method = "deep-ensemble"
+"""
+
+
+def test_a_deep_ensemble_has_a_member_for_each_seed(flow, tmp_path):
+    cells = STUDY[STUDY.index('[[cell]]\nname = "convgru"') : STUDY.index('[[cell]]\nname = "convgru-dressed"')]
+    head = STUDY[: STUDY.index("[report]")].replace("[base]", "seeds = [0, 1]\n[base]", 1)
+    found = do(tmp_path, flow, head + cells + DEEP)
+    rows = {row.cell: row for row in found.rows}
+    assert rows["deep"].spread_skill is not None
+    folder = tmp_path / "s" / "forecasts"
+    deep, *parts = (
+        store.open_dataset(folder / f"{name}.zarr")["vorticity"].values
+        for name in ("deep-seed1", "convgru-seed0", "convgru-seed1")
+    )
+    np.testing.assert_allclose(deep, np.concatenate(parts, axis=2), atol=1e-7)
+
+
+def test_a_deep_ensemble_of_one_seed_is_refused(flow, tmp_path):
+    with pytest.raises(UsageError, match="two or more seeds"):
+        do(tmp_path, flow, STUDY + DEEP)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
