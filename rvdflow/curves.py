@@ -60,7 +60,8 @@ class Log:
 
     def losses(self) -> list[str]:
         """The loss, and then its parts."""
-        names = [n for n in self.names() if n not in NOT_LOSSES and not n.startswith("validation_")]
+        other = ("validation_", "_gradient_norm")
+        names = [n for n in self.names() if n not in NOT_LOSSES and not (n.startswith(other) or n.endswith(other))]
         return sorted(names, key=lambda name: name != "loss")
 
     def clock(self) -> tuple[np.ndarray, np.ndarray]:
