@@ -88,13 +88,46 @@ def _tiny(**train: object) -> RunConfig:
     )
 
 
+CLIP = {"context_frames": 2, "clip_frames": 5}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "svg-lp": {**CLIP, "width": 0.125, "units": 64, "z_channels": 3},
+    # half of the training is the warm-up of the KL
+    "ivrnn": {**CLIP, "width": 0.25, "latent_stages": (0, 2), "z_channels": (12, 16), "kl_warmup": 0.5},
+    "convgru": {**CLIP, "architecture": "compact", "base": 8, "multipliers": (1, 2), "unroll": 2},
+    "retrogan": {"width": 0.0625, "residual_blocks": 1},
+    # three stages of two steps each; in the first step of a stage it begins to fade in
+    "futuregan": {"levels": 2, "width": 0.03125, "context_frames": 3, "future_frames": 2, "deviation_group": 2,
+                  "fade": 1.0, "grown_by": 1.0},
+    "dvd-gan": {"width": 0.0625, "latent": 12, "context_frames": 3, "future_frames": 5, "scored_frames": 2},
+    "timegrad": {**CLIP, "modes": 6, "lags": (1, 2), "units": 16, "condition": 12, "net_layers": 2},
+}  # fmt: skip
+
+
+def _system(name: str, **train: Any) -> RunConfig:
+    values = {"steps": 6, "batch_size": 2, "checkpoint_every": 2, "log_every": 1, "warmup_steps": 0, "validations": 2}
+    return RunConfig.model_validate(
+        {
+            "preset": f"{name}-small",
+            "model": SYSTEMS[name],
+            "train": {**values, **train},
+            "validation": {"cases": 3, "members": 2, "context": 3, "lead": 3, "clips": 4},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def system_config() -> Callable[..., RunConfig]:
+    """A configuration of another system that trains within seconds: `system_config("svg-lp", steps=3)`."""
+    return _system
+
+
 @pytest.fixture(scope="session")
 def build() -> Callable[..., Path]:
     """Writes a small flow dataset: `build(path, **changes)`."""
     return _build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Callable[..., RunConfig]:
     """A configuration that trains in a second: `tiny(steps=20)`."""
     return _tiny

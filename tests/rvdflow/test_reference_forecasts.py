@@ -14,7 +14,6 @@ from lbm.errors import DataError, UsageError
 from rvdflow.baselines import METHODS, fit, names
 
 SPLIT = ["train", "train", "validation", "test", "test"]
-STOCHASTIC = {"climatology", "damped-persistence", "linear-inverse"}
 SOLID = np.zeros((6, 10), dtype=bool)
 SOLID[2:4, 3:5] = True
 LEAD = 3
@@ -57,38 +56,6 @@ def test_test_runs_are_not_read_in_fitting(method, data):
     expected = drawn(method, data)
     np.testing.assert_array_equal(drawn(method, data, fitted_to=noisy_waves(change=scramble)), expected)
     assert np.isfinite(expected[..., ~SOLID]).all()
-
-
-@pytest.mark.parametrize("method", names())
-def test_the_future_of_a_case_does_not_change_its_forecast(method, data):
-    def later(values):
-        values[3:, 6:] += 1
-
-    options = {"init_times": [5]}
-    np.testing.assert_array_equal(drawn(method, data, **options), drawn(method, noisy_waves(change=later), **options))
-
-
-@pytest.mark.parametrize("method", names())
-def test_the_seed_decides_what_is_random_and_nothing_else(method, data):
-    first, again, other = (drawn(method, data, seed=seed) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any() == (method in STOCHASTIC or method.endswith("-dressed"))
-
-
-@pytest.mark.parametrize("method", names())
-def test_a_member_does_not_depend_on_what_else_is_drawn(method, data):
-    few = drawn(method, data, init_times=[20], members=2)
-    many = drawn(method, data, members=7)[:, 1:]
-    np.testing.assert_allclose(many[:, :, : few.shape[2]], few, atol=2e-5)  # rounding of products of other shapes
-
-
-@pytest.mark.parametrize("method", names())
-def test_deterministic_methods_have_one_member_and_say_so(method, data):
-    made = fit(method, data, lead=LEAD)
-    result = made.forecast(data, members=4, lead=LEAD, init_times=[9])
-    assert made.method == result.attrs["method"] == method
-    assert made.deterministic == (result.sizes["member"] == 1) == bool(result.attrs["deterministic"])
-    assert made.deterministic == (method in METHODS and METHODS[method].deterministic)
 
 
 @pytest.mark.parametrize("method", names())

@@ -43,9 +43,9 @@ def state_of(run):
 
 
 @EVERY
-def test_a_stopped_training_goes_on_to_the_same_bits(name, data, config, run, tmp_path):
+def test_a_stopped_training_goes_on_to_the_same_bits(name, data, system_config, run, tmp_path):
     with pytest.raises(Crash):
-        train(data(name), tmp_path / "run", config(name), threads=1, quiet=True, on_step=crash_after(3))
+        train(data(name), tmp_path / "run", system_config(name), threads=1, quiet=True, on_step=crash_after(3))
     train(data(name), tmp_path / "run", None, threads=1, quiet=True, resume=True)
     ours, whole = state_of(tmp_path / "run"), state_of(run(name))
     assert ours.keys() == whole.keys()
@@ -124,13 +124,19 @@ def test_a_sampler_is_refused_where_there_is_none_to_choose(run):
         rvdflow.load(run("ivrnn"), sampler="ddim")
 
 
-def test_activations_are_kept_where_they_cannot_be_computed_again(data, config, tmp_path):
+def test_activations_are_kept_where_they_cannot_be_computed_again(data, system_config, tmp_path):
     with pytest.raises(UsageError, match="checkpoint_activations is not for SvgLp"):
-        train(data("svg-lp"), tmp_path / "run", config("svg-lp", checkpoint_activations=True), threads=1, quiet=True)
+        train(
+            data("svg-lp"),
+            tmp_path / "run",
+            system_config("svg-lp", checkpoint_activations=True),
+            threads=1,
+            quiet=True,
+        )
 
 
-def test_the_discriminator_takes_two_turns_at_its_own_rate_in_each_step(data, config, tmp_path):
-    settings = config("dvd-gan", learning_rate=1e-4, schedule="constant")
+def test_the_discriminator_takes_two_turns_at_its_own_rate_in_each_step(data, system_config, tmp_path):
+    settings = system_config("dvd-gan", learning_rate=1e-4, schedule="constant")
     (tmp_path / "run").mkdir()
     run = Run(data("dvd-gan"), tmp_path / "run", settings, device=torch.device("cpu"), threads=1)
     seen = []
@@ -141,8 +147,8 @@ def test_the_discriminator_takes_two_turns_at_its_own_rate_in_each_step(data, co
     assert seen == [("discriminator", pytest.approx(5e-4))] * 2 + [("generator", pytest.approx(1e-4))]
 
 
-def test_rates_fall_at_each_growth(data, config, tmp_path):
-    settings = config("futuregan", learning_rate=1e-3, schedule="constant")
+def test_rates_fall_at_each_growth(data, system_config, tmp_path):
+    settings = system_config("futuregan", learning_rate=1e-3, schedule="constant")
     (tmp_path / "run").mkdir()
     run = Run(data("futuregan"), tmp_path / "run", settings, device=torch.device("cpu"), threads=1)
     rates = []
@@ -152,9 +158,9 @@ def test_rates_fall_at_each_growth(data, config, tmp_path):
     assert rates == [[pytest.approx(1e-3 * 0.87**k)] * 2 for k in range(3)]
 
 
-def test_modes_are_those_of_the_training_runs(data, config, tmp_path):
+def test_modes_are_those_of_the_training_runs(data, system_config, tmp_path):
     (tmp_path / "run").mkdir()
-    run = Run(data("timegrad"), tmp_path / "run", config("timegrad"), device=torch.device("cpu"), threads=1)
+    run = Run(data("timegrad"), tmp_path / "run", system_config("timegrad"), device=torch.device("cpu"), threads=1)
     frames = np.concatenate(list(run.data.training.blocks()))
     assert len(frames) == 2 * 24  # of two training runs
     away = (frames - frames.mean(0)).reshape(len(frames), -1).astype(np.float64)
@@ -170,10 +176,10 @@ def test_modes_are_those_of_the_training_runs(data, config, tmp_path):
     np.testing.assert_allclose(told.var(0, correction=0), 1, rtol=1e-2)
 
 
-def test_more_modes_than_training_frames_are_refused(data, config, tmp_path):
+def test_more_modes_than_training_frames_are_refused(data, system_config, tmp_path):
     from rvdflow.train_config import RunConfig, merge
 
-    many = RunConfig.model_validate(merge(config("timegrad").model_dump(), {"model": {"modes": 64}}))
+    many = RunConfig.model_validate(merge(system_config("timegrad").model_dump(), {"model": {"modes": 64}}))
     with pytest.raises(DataError, match="modes asks for 64"):
         train(data("timegrad"), tmp_path / "run", many, threads=1, quiet=True)
 
