@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from lbm import dataset as store
 from rvdflow import checkpoint
-from rvdflow.cli import _integers, app
+from rvdflow.choices import integers
+from rvdflow.cli import app
 
 HEAVY = ("torch", "numba", "xarray", "zarr", "dask", "matplotlib", "numpy", "pydantic")
 TINY = """
@@ -65,9 +66,9 @@ def test_help_names_every_option(command, options):
 
 
 def test_init_times_are_read_as_list_or_range():
-    assert _integers(None) is None
-    assert _integers("20,60") == [20, 60]
-    assert _integers("20:60:16") == [20, 36, 52]
+    assert integers(None) is None
+    assert integers("20,60") == [20, 60]
+    assert integers("20:60:16") == [20, 36, 52]
 
 
 @pytest.fixture
