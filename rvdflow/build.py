@@ -26,13 +26,18 @@ def model_class(config: RunConfig) -> Any:
 
 
 def describe_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Trainable:
-    """The network's shapes without numbers. UsageError when they do not fit frames (channel, y, x)."""
+    """The network's shapes without numbers.
+
+    UsageError when they do not fit frames (channel, y, x), ResourceError for more weights than can be counted.
+    """
     channels, height, width = frame_shape
     try:
         with torch.device("meta"):
             return model_class(config)(config.model, channels=channels, height=height, width=width)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    except RuntimeError as error:  # sizes beyond 64 bits
+        raise ResourceError(f"a network of width {config.model.width} is too large") from error
 
 
 def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
@@ -41,11 +46,8 @@ def build_model(config: RunConfig, frame_shape: tuple[int, int, int]) -> Any:
     ResourceError with the estimate when training it would not fit into the free memory.
     """
     channels, height, width = frame_shape
-    try:
-        described = describe_model(config, frame_shape)
-        need = COPIES * 4 * sum(p.numel() for p in described.parameters())
-    except RuntimeError as error:  # sizes beyond 64 bits
-        raise ResourceError(f"a network of width {config.model.width} is too large") from error
+    described = describe_model(config, frame_shape)
+    need = COPIES * 4 * sum(p.numel() for p in described.parameters())
     clips = config.train.batch_size // config.train.accumulate
     need += 4 * clips * described.clip_frames * channels * height * width
     if need > free_memory():

@@ -69,6 +69,8 @@ def chosen_forecaster(
             wrong = "--checkpoint, --sampler, --steps, --precision and --compile"
             raise UsageError(f"{wrong} mean nothing to --method {method}: leave them out")
         return baselines.fit(plain, open_dataset(data, chunks=None), context=context, lead=lead, dress=dress)
+    if plain == "rvd" and dress:
+        raise UsageError("--dress is for a deterministic --method; rvd is an ensemble already")
     if plain == "mean" and of_run:
         raise UsageError("--sampler and --steps mean nothing to the mean, which draws nothing: leave them out")
     runs = options.pop("checkpoint")

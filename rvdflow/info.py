@@ -180,7 +180,7 @@ def _network(meta: Mapping[str, Any]) -> Found:
         config, data = RunConfig.model_validate(meta["config"]), meta["data"]
         height, width = data["frame_size"]
         model = describe_model(config, (channel_count(data), height, width))
-    except (ValueError, KeyError, TypeError, RuntimeError):
+    except (ValueError, KeyError, TypeError, OSError):
         return {"parameters": None, "clip_frames": None}
     return {"parameters": sum(p.numel() for p in model.parameters()), "clip_frames": model.clip_frames}
 

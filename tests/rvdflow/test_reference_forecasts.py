@@ -158,11 +158,11 @@ def test_the_command_writes_any_of_them(flow, rvdflow_process, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--dress", "--dress is for a deterministic --method"),
+        ("--method rvd --dress", "--dress is for a deterministic --method"),
         ("--method rvd-dressed", "--dress is for a deterministic --method"),
         ("--method mean --steps 3", "mean nothing to the mean"),
         ("--method analog --sampler ddim", "mean nothing to --method analog"),
-        ("--method magic", "method 'magic' is not known: use rvd, mean, mean-dressed, persistence"),
+        ("--method magic", "method 'magic' is not known: use rvd, svg-lp, ivrnn"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(arguments, message, flow, rvdflow_process, tmp_path):

@@ -33,10 +33,11 @@ def test_commands_and_options_of_the_page_exist():
 
 
 def test_the_example_of_the_page_is_a_study_also_with_its_groups(tmp_path):
-    whole, groups = blocks("toml")
-    (tmp_path / "study.toml").write_text(whole)
+    whole, groups, report = blocks("toml")
+    (tmp_path / "study.toml").write_text(whole + report)
     kinds = [cell.kind for cell in read_study(tmp_path / "study.toml").cells]
     assert kinds == ["trained", "trained", "weights", "method"]
+    assert read_study(tmp_path / "study.toml").report.protocol == "rvd"
     (tmp_path / "study.toml").write_text(groups + "[budget]\nsteps = 1\n[[cell]]\nname = 'a'\n")
     assert list(read_study(tmp_path / "study.toml").protocol.groups) == ["below", "inside", "above"]
 

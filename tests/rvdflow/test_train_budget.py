@@ -75,7 +75,7 @@ def test_a_resumed_training_has_only_the_minutes_that_were_left(flow, tiny, tmp_
 def test_the_best_checkpoint_is_that_of_the_smallest_validation_crps(flow, tiny, tmp_path, monkeypatch):
     scores = {2: 3.0, 4: 1.0, 6: 2.0, 8: 1.5, 10: 2.5}
     found, kept = iter(scores.values()), {}
-    monkeypatch.setattr("rvdflow.run.validation_crps", lambda *_: torch.tensor([next(found), 0.1]))
+    monkeypatch.setattr("rvdflow.run.validation_scores", lambda *_: {"validation_crps": next(found)})
 
     def keep(run):
         kept[run.optimiser.step] = {k: v.clone() for k, v in run.optimiser.average.state_dict().items()}
