@@ -1,9 +1,10 @@
-"""A trajectory or a member of a forecast as a film: colours by what the field is, obstacles grey, by Pillow.
+"""A trajectory, a clip or a member of a forecast as a film: colours by what the field is, obstacles grey, by Pillow.
 
     diverging    blue - white - red about 0 (vorticity, velocity_y) or about the mean (density)
     sequential   dark violet - green - yellow from the least value, or from 0, upwards (velocity_x, speed)
 
-The colours run through fixed stops, so no plotting library is needed and a film looks the same everywhere.
+The colours run through fixed stops, so no plotting library is needed and a film looks the same everywhere. Frames of
+natural video, of 8 bits in one or three channels, are shown as they are.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ WIDTH = 512  # pixels a film is enlarged to, about
 MAX_PIXELS = 400_000_000  # of all frames together, in memory
 FLOW = ("trajectory", "time", "y", "x")
 FORECAST = ("trajectory", "init_time", "member", "lead_time", "y", "x")
+VIDEO = ((*FLOW[:-2], "channel", *FLOW[-2:]), (*FORECAST[:-2], "channel", *FORECAST[-2:]))  # a dataset, a forecast
 
 
 def colours(
@@ -71,7 +73,7 @@ def animate(
     path: Path | str,
     output: Path | str | None = None,
     *,
-    variable: str = "vorticity",
+    variable: str | None = None,
     trajectory: int = 0,
     member: int = 0,
     init_time: int | None = None,
@@ -85,11 +87,12 @@ def animate(
 ) -> Path:
     """Write `frames` frames (at most 200 unless said) of a trajectory as WebP or GIF; returns the path.
 
-    `variable` is a field of the dataset, or "speed" where it has both velocities. `trajectory` counts those in the
+    `variable` is a field of the dataset, or "speed" where it has both velocities; by default vorticity, or the only
+    field there is. `trajectory` counts those in the
     file. Of a forecast one `member` is shown, from `init_time` (default: the first) on; its frames are the leads.
     `limit` is the upper end of the colours (and, negative, the lower end of diverging ones); by default 99.5 % of the
-    values outside obstacles lie within. Row 0 (y = 0) is at the bottom. Raises `UsageError` for options that do not
-    fit the dataset, `DataError` for the dataset itself.
+    values outside obstacles lie within. Row 0 (y = 0) is at the bottom, of natural video at the top. Raises
+    `UsageError` for options that do not fit the dataset, `DataError` for the dataset itself.
     """
     path = Path(path)
     target = Path(output) if output is not None else path.with_suffix(".webp")
@@ -98,9 +101,16 @@ def animate(
         raise UsageError(f"--fps {fps:g}: wanted more than 0, at most 1000")
     if limit is not None and not limit > 0:
         raise UsageError(f"--limit {limit:g}: wanted more than 0")
-    film = _film(dataset.open_dataset(path, allow_incomplete=allow_incomplete, chunks=None), variable, path)
+    opened = dataset.open_dataset(path, allow_incomplete=allow_incomplete, chunks=None)
+    variable = variable or _default(opened)
+    film = _film(opened, variable, path)
     film = _one_run(film, path, trajectory=trajectory, member=member, init_time=init_time)
+    video = "channel" in film[variable].dims
+    if video and limit is not None:
+        raise UsageError("--limit is of a colour scale: frames of video are shown as they are, leave it out")
     count, (ny, nx) = film.sizes["time"], (film.sizes["y"], film.sizes["x"])
+    if video and "length" in film:
+        count = min(count, int(film["length"]))  # clips may be shorter than the longest
     stop = min(count, start + (200 if frames is None else frames))
     if not 0 <= start < stop:
         raise UsageError(f"frames {start} to {stop}: {path} has frames 0 to {count - 1}")
@@ -109,6 +119,10 @@ def animate(
         raise UsageError(f"{stop - start} frames enlarged {enlarge} times: lower --frames or --scale")
     film = film.isel(time=slice(start, stop))
     values = film[variable].values
+    if video:
+        shown = np.moveaxis(values, 1, -1)
+        _save(target, shown.repeat(3, -1) if shown.shape[-1] == 1 else shown, enlarge, fps)
+        return target
     values = values[np.isfinite(values).any(axis=(1, 2))]
     if not len(values):
         raise DataError(f"{path}: none of these frames is written yet")
@@ -127,15 +141,27 @@ def _check_target(target: Path, overwrite: bool) -> None:
 # ------------------------------------------------------------------ what is shown
 
 
+def _fields(opened: xr.Dataset) -> list[str]:
+    """What can be shown: fields, and frames of 8 bits in one or three channels."""
+    fields = [str(name) for name, array in opened.data_vars.items() if array.dims in (FLOW, FORECAST)]
+    frames = [str(n) for n, a in opened.data_vars.items() if a.dims in VIDEO and a.dtype == np.uint8]
+    return fields + (frames if opened.sizes.get("channel") in (1, 3) else [])
+
+
+def _default(opened: xr.Dataset) -> str:
+    there = _fields(opened)
+    return there[0] if len(there) == 1 else "vorticity"
+
+
 def _film(opened: xr.Dataset, variable: str, path: Path) -> xr.Dataset:
     """The fields a film of `variable` needs, and the mask. `UsageError` when there is no such film."""
-    there = [str(name) for name, array in opened.data_vars.items() if array.dims in (FLOW, FORECAST)]
+    there = _fields(opened)
     needed = ["velocity_x", "velocity_y"] if variable == "speed" and "speed" not in there else [variable]
     if not set(needed) <= set(there):
         also = ["speed"] if {"velocity_x", "velocity_y"} <= set(there) else []
         choice = ", ".join(sorted(there) + also) or "nothing"
         raise UsageError(f"{path} has no frames of {variable!r}: choose from {choice}")
-    return opened[[*needed, "solid"] if "solid" in opened else needed]
+    return opened[[*needed, *(name for name in ("solid", "length") if name in opened)]]
 
 
 def _one_run(film: xr.Dataset, path: Path, *, trajectory: int, member: int, init_time: int | None) -> xr.Dataset:

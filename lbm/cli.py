@@ -55,13 +55,13 @@ def info(
 
 @app.command()
 def animate(
-    path: Annotated[Path, typer.Argument(help="A simulation, or a forecast.")],
+    path: Annotated[Path, typer.Argument(help="A simulation, clips, or a forecast of either.")],
     output: Annotated[
         Path | None, option("--output", "-o", help="File to write: .webp or .gif [name of the dataset.webp].")
     ] = None,
     variable: Annotated[
-        str, typer.Option("--variable", help="Field to show, or speed.", show_default=True)
-    ] = "vorticity",
+        str | None, option("--variable", help="Field to show, or speed [vorticity, or the only one].")
+    ] = None,
     trajectory: Annotated[int, typer.Option("--trajectory", help="Which run.")] = 0,
     member: Annotated[int, typer.Option("--member", help="Which member of a forecast.")] = 0,
     init_time: Annotated[int | None, option("--init-time", help="Start of a forecast [the first].")] = None,
@@ -77,7 +77,7 @@ def animate(
     quiet: Quiet = False,
     debug: console.Debug = False,
 ) -> None:
-    """Make a WebP or GIF film of one trajectory, or of one member of a forecast; obstacles are grey."""
+    """Make a WebP or GIF film of one trajectory or clip, or of one member of a forecast; obstacles are grey."""
     from lbm.animation import animate as make
 
     made = make(

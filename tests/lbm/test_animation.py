@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lbm import dataset
-from lbm.animation import DIVERGING, FLOW, FORECAST, SEQUENTIAL, animate, colours
+from lbm.animation import DIVERGING, FLOW, FORECAST, SEQUENTIAL, VIDEO, animate, colours
 from lbm.errors import UsageError
 
 TIMES, NY, NX = 4, 6, 8
@@ -14,7 +14,10 @@ SOLID[2:4, 2:4] = True
 
 
 def store(path, dims, sizes, fields, **masks):
-    variables = {name: dataset.Variable(dims, "float32", {}, values=values) for name, values in fields.items()}
+    variables = {
+        name: dataset.Variable(dims, "uint8" if values.dtype == np.uint8 else "float32", {}, values=values)
+        for name, values in fields.items()
+    }
     for name, mask in masks.items():
         full = np.broadcast_to(mask, (sizes["trajectory"], NY, NX))
         variables[name] = dataset.Variable(("trajectory", "y", "x"), "bool", {}, values=full)
@@ -48,6 +51,17 @@ def forecast(tmp_path_factory):
     values = np.full(tuple(sizes.values()), -1.0)
     values[:, 1, 1] = 1
     return store(tmp_path_factory.mktemp("film") / "forecast.zarr", FORECAST, sizes, {"vorticity": values})
+
+
+def clips(folder, channels, dims=VIDEO[0]):
+    """Clips, or a forecast of some: red (white, where gray) at the top and black below, ever brighter."""
+    sizes = dict.fromkeys(dims, 1) | {"time": TIMES, "lead_time": TIMES, "channel": channels, "y": NY, "x": NX}
+    sizes |= {"init_time": 2}
+    sizes = {name: sizes[name] for name in dims}
+    frames = np.zeros((TIMES, channels, NY, NX), np.uint8)
+    frames[:, 0, : NY // 2] = np.linspace(100, 250, TIMES).astype(np.uint8)[:, None, None]
+    shape = tuple(sizes.values())
+    return store(folder / "video.zarr", dims, sizes, {"frames": np.broadcast_to(frames, shape)})
 
 
 def pictures(film):
@@ -125,6 +139,22 @@ def test_a_member_of_a_forecast_can_be_chosen(forecast, tmp_path):
     np.testing.assert_allclose(red[0], np.broadcast_to(DIVERGING[-1], (NY, NX, 3)), atol=3)
     np.testing.assert_allclose(blue[0], np.broadcast_to(DIVERGING[0], (NY, NX, 3)), atol=3)
     np.testing.assert_array_equal(first[0], blue[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dims", VIDEO, ids=["clips", "forecast"])
+def test_frames_of_video_are_shown_as_they_are_the_first_row_on_top(tmp_path, channels, dims):
+    film = pictures(animate(clips(tmp_path, channels, dims), tmp_path / "a.gif", scale=1))[:, ::-1]
+    assert film.shape == (TIMES, NY, NX, 3)
+    for frame, level in zip(film, (100, 150, 200, 250), strict=True):
+        top = (level, level, level) if channels == 1 else (level, 0, 0)
+        np.testing.assert_allclose(frame[: NY // 2], np.broadcast_to(top, (NY // 2, NX, 3)), atol=4)
+        np.testing.assert_allclose(frame[NY // 2 :], 0, atol=4)
+
+
+def test_a_colour_scale_means_nothing_to_video(tmp_path):
+    with pytest.raises(UsageError, match="frames of video are shown as they are"):
+        animate(clips(tmp_path, 3), tmp_path / "a.gif", limit=1.0)
 
 
 @pytest.mark.parametrize(
