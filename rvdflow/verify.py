@@ -9,6 +9,7 @@ undamaged, made from this very truth), methods get their names, and results are 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -235,9 +236,7 @@ def _written(
     partial, old = (output.with_name(f".{output.name}.{state}") for state in ("scoring", "old"))
     try:
         with _create(partial, planned, notes) as writer:
-            for i, run in enumerate(runs):
-                for name, values in run.data_vars.items():
-                    writer.write(str(name), values.isel(trajectory=0).values, trajectory=i)
+            _write_runs(writer, runs)
             for name, values in planned.totals().data_vars.items():
                 writer.write(str(name), values.values)
             writer.finish()
@@ -252,6 +251,36 @@ def _written(
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
     return store.open_dataset(output).load()
+
+
+CHUNK_BYTES = 2**20  # of a statistic, of several runs together where one takes less
+
+
+def _runs_together(run_bytes: int, runs: int) -> int:
+    """Runs of a statistic in one chunk: a file for each would be thousands of files for thousands of short clips."""
+    return max(1, min(runs, CHUNK_BYTES // max(1, run_bytes)))
+
+
+def _write_runs(writer: store.Writer, runs: Iterator[xr.Dataset]) -> None:
+    """Write the statistics of one run after the other, each by whole chunks."""
+    waiting: dict[str, list[np.ndarray]] = {}
+    axes: dict[str, int] = {}
+    done: dict[str, int] = {}
+
+    def flush(name: str) -> None:
+        parts, first = waiting.pop(name), done.get(name, 0)
+        stop = done[name] = first + len(parts)
+        writer.write(name, np.concatenate(parts, axes[name]), trajectory=slice(first, stop))
+
+    for run in runs:
+        for key, values in run.data_vars.items():
+            name = str(key)
+            axes[name] = values.dims.index("trajectory")
+            waiting.setdefault(name, []).append(values.values)
+            if len(waiting[name]) == writer.array(name).chunks[axes[name]]:
+                flush(name)
+    for name in list(waiting):
+        flush(name)
 
 
 def _check_outputs(output: Path | str | None, report: Path | str | None, *, overwrite: bool) -> None:
@@ -300,7 +329,10 @@ def _create(path: Path, planned: Verification, notes: dict[str, Any]) -> store.W
 
     def variable(dims: tuple[str, ...], dtype: Any, attrs: dict[str, Any], values: Any = None) -> store.Variable:
         apart = "trajectory" if "trajectory" in dims else "method"  # written run by run, or method by method
-        chunks = tuple(1 if d == apart else max(1, sizes[d]) for d in dims)
+        whole = {d: max(1, sizes[d]) for d in dims} | {apart: 1}
+        if apart == "trajectory":
+            whole[apart] = _runs_together(np.dtype(dtype).itemsize * math.prod(whole[d] for d in dims), sizes[apart])
+        chunks = tuple(whole[d] for d in dims)
         return store.Variable(dims, str(dtype), attrs, chunks=chunks, values=values)
 
     variables = {name: variable(*about) for name, about in planned.statistics.items()}

@@ -112,6 +112,20 @@ def test_scores_on_disk_are_the_scores_returned(stores, tmp_path):
     assert back.attrs["cases"] == 12
 
 
+@pytest.mark.parametrize("size", [1, 500, 2000])  # runs one by one, some together, and all
+def test_runs_share_chunks_as_far_as_these_stay_small(stores, tmp_path, monkeypatch, size):
+    whole = verify(three(stores), stores["truth"], quiet=True, lpips_weights=None)
+    monkeypatch.setattr("rvdflow.verify.CHUNK_BYTES", size)
+    out = tmp_path / "scores.zarr"
+    verify(three(stores), stores["truth"], output=out, quiet=True, lpips_weights=None)
+    back = store.open_dataset(out)
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(back[name], whole[name], err_msg=str(name))
+    kept = {name: array for name, array in back.items() if "trajectory" in array.dims}
+    together = {array.encoding["chunks"][array.dims.index("trajectory")] for array in kept.values()}
+    assert together == {1: {1}, 500: {1, 2, 4}, 2000: {1, 2, 3, 4}}[size]
+
+
 def test_scoring_twice_gives_the_same_bits(stores, tmp_path):
     for name in ("a", "b"):
         verify(three(stores), stores["truth"], output=tmp_path / f"{name}.zarr", quiet=True)
