@@ -109,7 +109,7 @@ def test_every_figure_is_in_the_page_and_beside_it(written):
     page = (folder / "index.html").read_text()
     embedded = {pixels(base64.b64decode(code)) for code in re.findall(r'src="data:image/\w+;base64,([^"]+)"', page)}
     files = {p.name: p.read_bytes() for p in (folder / "figures").iterdir()}
-    drawn = {"film", *DRAWN}
+    drawn = {"film", "film-methods", *DRAWN}
     assert set(files) == {"animation.webp"} | {f"{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert embedded == {pixels(data) for name, data in files.items() if name.endswith("png")}
     for name, data in files.items():

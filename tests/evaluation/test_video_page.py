@@ -77,6 +77,22 @@ def test_the_film_strip_shows_the_frames_as_they_are(case):
     assert maps.animation(film)[:4] == b"RIFF"
 
 
+def test_the_strip_of_all_methods_has_a_row_for_the_truth_and_each_of_them(case):
+    scene = case[1][0]
+    said = {name: clip.members[0] for name, clip in scene.clips.items()}
+    drawing = maps.methods_strip(scene.film, said)
+    rows = [axes for axes in drawing.axes if axes.get_images()]
+    columns = 3  # leads 1, 2, 4
+    assert len(rows) == columns * (1 + len(said))
+    labels = [axes.get_ylabel() for axes in rows[::columns]]
+    assert labels == ["truth", *said]
+    for row, name in enumerate(said, 1):
+        drawn = rows[row * columns].get_images()[0].get_array()
+        drawn = drawn if drawn.ndim == 3 else np.repeat(drawn[..., None], 3, -1)
+        frame = said[name][0] if said[name].ndim == 4 else np.repeat(said[name][0][..., None], 3, -1)
+        np.testing.assert_allclose(255 * drawn, frame, rtol=1e-12)
+
+
 def test_maps_have_the_first_row_on_top(case):
     drawing = maps.crps_maps(case[0])
     assert {image.origin for axes in drawing.axes for image in axes.get_images() if axes.get_title(loc="left")} == {
