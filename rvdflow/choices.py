@@ -23,27 +23,28 @@ def run_config(
 ) -> Any:
     """The run's configuration; the preset is chosen when none is given. None: a resume that names no settings."""
     from lbm.dataset import open_dataset
-    from lbm.settings import resolve
+    from lbm.settings import load_toml, parse_assignment, resolve
     from rvdflow.device import choose_device
     from rvdflow.run_folder import read_config
-    from rvdflow.train_config import RunConfig, choose_preset
+    from rvdflow.train_config import SYSTEMS, RunConfig, choose_preset
 
     stored = read_config(resumed) if resumed and (resumed / "config.json").is_file() else None
     if stored and file is None and not sets and all(value is None for value in flags.values()):
         return None
-    if stored and flags.get("system") is None:
-        flags = {**flags, "system": stored.system}
-    settings = resolve(RunConfig, file=file, sets=sets, flags=flags)
-    if settings.preset is None:
+    # Settings are checked against their preset: what that is must be known before any of them is.
+    given = load_toml(file) if file else {}
+    given |= dict(parse_assignment(text) for text in sets)
+    given |= {name: value for name, value in flags.items() if value is not None}
+    if given.get("preset") is None:
         if stored:
-            name = stored.preset
-        else:
+            flags = {**flags, "preset": stored.preset, "system": given.get("system") or stored.system}
+        elif given.get("system", "rvd") in SYSTEMS:
             frames = open_dataset(data, chunks=None).sizes
             pixels = max(frames.get("y", 0), frames.get("x", 0))
-            name = choose_preset(choose_device(device).type, settings.system, pixels)
+            name = choose_preset(choose_device(device).type, given.get("system", "rvd"), pixels)
             say(f"preset: {name} ({frames.get('y')} x {frames.get('x')} frames)", quiet=quiet)
-        settings = resolve(RunConfig, file=file, sets=sets, flags={**flags, "preset": name})
-    return settings
+            flags = {**flags, "preset": name}
+    return resolve(RunConfig, file=file, sets=sets, flags=flags)
 
 
 def chosen_forecaster(

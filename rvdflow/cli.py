@@ -349,7 +349,7 @@ def export(
 @app.command()
 def study(
     config: Annotated[Path, typer.Argument(help="Cells, budget and protocol, such as configs/study/quick.toml.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Dataset of flow; not needed for --table.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Dataset of flow; --table needs none.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder of the study; default: studies/NAME.")
     ] = None,
@@ -358,7 +358,9 @@ def study(
     join: Annotated[
         list[Path] | None, typer.Option("--join", help="Another folder of this study for the table; repeatable.")
     ] = None,
-    table: Annotated[bool, typer.Option("--table", help="Print what there is so far, do nothing.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print what there is so far; with --data make its report, too.")
+    ] = False,
     listed: Annotated[bool, typer.Option("--list", help="Print the cells and what is done, do nothing.")] = False,
     dry_run: DryRun = False,
     retry: Annotated[bool, typer.Option("--retry", help="Do failed cells again.")] = False,
@@ -379,6 +381,13 @@ def study(
     if table:
         found = tabulate(read_study(config), [output, *(join or [])])
         write(found, output)
+        if data is not None:
+            from rvdflow.study import prepare
+            from rvdflow.study_jobs import Folder
+            from rvdflow.study_report import report
+
+            place = prepare(read_study(config), data, output, threads=threads, quiet=quiet or json, write=False)
+            report(place, [Folder(folder) for folder in (output, *(join or []))])
     elif data is None:
         raise UsageError("which dataset? Give it with --data (only --table needs none)")
     elif listed or dry_run:

@@ -63,6 +63,7 @@ class Forecaster(ABC):
     method: str
     deterministic: bool = False
     needs: int = 1
+    block: int = 1  # leads that are computed at one go
     variables: tuple[str, ...] | None = None
 
     @classmethod

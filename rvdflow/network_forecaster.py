@@ -53,6 +53,7 @@ class NetworkForecaster(Forecaster):
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.method, self.needs, self.deterministic = method, model.context, not model.stochastic
+        self.block = model.block
         self.normalisation, self.sampler = normalisation, sampler
         self.conditions = conditions or Conditions()
         self.variables = normalisation.variables

@@ -64,6 +64,7 @@ class Optimiser:
         self.movers = {name: _optimisers(model, weights, config) for name, weights in self.weights.items()}
         self.optimisers = [mover for movers in self.movers.values() for mover in movers]
         self.step = self.skipped = self.bad_in_a_row = 0
+        self.logged: dict[str, None] = {}  # names of what steps say; NaN of a player whose turn did not come
 
     @property
     def share(self) -> slice:
@@ -85,9 +86,9 @@ class Optimiser:
             before = "" if player == self.model.forecasting() else f"{player}_"
             values |= {before + name: value for name, value in found.items()}
             if not finite:
-                values.setdefault("loss", math.nan)  # of players whose turn did not come
-                values.setdefault("gradient_norm", math.nan)
                 break
+        self.logged |= dict.fromkeys(values)
+        values = {**dict.fromkeys(("loss", "gradient_norm", *self.logged), math.nan), **values}
         if finite:
             self._update_average()
             self.bad_in_a_row = 0
@@ -170,7 +171,7 @@ class Optimiser:
         for mean, now in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
         for kept, seen in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(seen)  # running statistics are averages already
+            kept.lerp_(seen, 1 - decay) if self.model.average_buffers else kept.copy_(seen)
 
     def forecaster(self) -> Any:
         """A copy of the model with the weights that forecasts are made with."""

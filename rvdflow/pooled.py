@@ -19,7 +19,7 @@ from rvdflow.frames import Frames
 class Pooled(Forecaster):
     """Member m is drawn by part m mod k of `parts`. Deterministic parts have one member each, and no more.
 
-    UsageError for fewer than two parts, or parts that forecast different variables.
+    UsageError for fewer than two parts, parts that forecast different variables, or where only some are deterministic.
     """
 
     def __init__(self, parts: Sequence[Forecaster], method: str | None = None):
@@ -27,12 +27,16 @@ class Pooled(Forecaster):
             raise UsageError("an ensemble of forecasters needs two or more of them")
         if len({part.variables for part in parts}) > 1:
             raise UsageError("forecasters of different variables make no ensemble")
+        if len({part.deterministic for part in parts}) > 1:
+            raise UsageError(
+                "deterministic forecasters and ensembles make no ensemble: a member would stand twice in it"
+            )
         self.parts, self.variables = tuple(parts), parts[0].variables
         self.needs = max(part.needs for part in parts)
         self.method = method or f"{parts[0].method}-ensemble"
 
     def size(self, members: int) -> int:
-        return min(members, len(self.parts)) if all(part.deterministic for part in self.parts) else members
+        return min(members, len(self.parts)) if self.parts[0].deterministic else members
 
     def roll(
         self, seen: Seen, cases: Sequence[Case], members: Sequence[int], lead: int, seed: int
@@ -61,6 +65,8 @@ class Pooled(Forecaster):
             for key in ("checkpoint", "checkpoint_sha256")
             if key in stamps[0]
         }
+        if "parameters" in stamps[0]:
+            several["parameters"] = sum(int(stamp["parameters"]) for stamp in stamps)
         return {**stamps[0], **several, "parts": len(self.parts)}
 
 

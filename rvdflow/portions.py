@@ -162,11 +162,11 @@ def _timed(forecaster: Forecaster, shown: Shown, members: Sequence[int], chosen:
     for piece in forecaster.roll(shown.seen, shown.cases, members, chosen.lead, chosen.seed):
         done += piece.shape[2]
         took.append((time.perf_counter() - began, done))
-        if len(took) == 3:
+        if len(took) == max(3, 2 * forecaster.block):
             break
-    if len(took) == 1:
-        return took[0][0] / done, took[0][0] / done
-    (start, seen), (end, done) = took[0], took[-1]
+    if len(took) <= forecaster.block:
+        return took[-1][0] / done, took[-1][0] / done
+    (start, seen), (end, done) = took[forecaster.block - 1], took[-1]
     later = (end - start) / (done - seen)
     return max(0.0, start - later * (seen - 1)), later
 

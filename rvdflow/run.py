@@ -144,7 +144,7 @@ class Run:
             found = validation_scores(model, windows, *settings, self.ranks)
             scores |= found
             crps = found.get("validation_crps", math.nan)
-            if crps < self.best:
+            if crps < self.best and model.settled(self.budget.progress):
                 self.best = crps
                 if self.ranks.first:
                     self._save_weights("best.pt", self.meta() | scores, model.state_dict())

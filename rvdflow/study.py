@@ -61,6 +61,8 @@ class Workplace:
         if job.seed is not None:
             trained = run_config(self.study, self.study.cell(cell.weights or cell.name), job.seed)
             found["run"] = described(trained)
+            if cell.pooled:
+                found["seeds"] = list(self.study.seeds)
             if cell.sampler:
                 found["sampler"] = described(sampler_config(trained.model.sampler, cell))
         else:
@@ -211,7 +213,7 @@ def study(
     run(place, todo, retry=retry)
     found = table(read, [folder, *joined])
     write(found, folder)
-    report(place)
+    report(place, [place.folder, *map(Folder, joined)])
     return found
 
 
@@ -260,7 +262,10 @@ def _attempt(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
         elif (run := weights_at(place, job)) is not None:
             record["training"] = training_of(run)
         stage = "forecast"
-        record["forecast"] = make_forecast(place, job, afresh=afresh)
+        try:
+            record["forecast"] = make_forecast(place, job, afresh=afresh)
+        except UsageError as error:  # what these weights, which are another's, cannot do
+            raise Failed(str(error)) from error
         stage = "scores"
         with _timed(record, "scores_seconds"):
             score(place, job)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lbm.errors import UsageError
 from lbm.settings import explain, load_toml
 from rvdflow.config import SamplerConfig, Settings
+from rvdflow.methods import method
 from rvdflow.train_config import RunConfig, merge
 
 OF_WEIGHTS = ("mean", "mean-dressed", "dressed", "deep-ensemble")  # other forecasts with weights that are there
@@ -250,18 +251,20 @@ def check(study: Study) -> None:
                 if config == other:
                     raise UsageError(f"cell {cell.name}: its settings equal those of {name}: nothing to compare")
             configs[cell.name] = config
+    _check_report(study)
     for cell in study.cells:
         if cell.weights is None:
             continue
+        if cell.pooled and (len(study.seeds) < 2 or cell.weights not in configs):
+            raise UsageError(f"cell {cell.name}: a deep ensemble needs weights that are trained with two or more seeds")
         if cell.weights not in configs:  # a run that exists is read when its turn comes
             sampler_config(SamplerConfig(), cell)
             continue
         model, system = configs[cell.weights].model, configs[cell.weights].system
-        if cell.method == "deep-ensemble":
-            if len(study.seeds) < 2:
-                raise UsageError(f"cell {cell.name}: a deep ensemble needs two or more seeds")
+        if cell.pooled:
             continue
-        if (system == "rvd") == (cell.method == "dressed") or (system != "rvd" and cell.sampler):
+        dressed = system != "rvd" and not method(system)[1].stochastic
+        if (cell.method == "dressed" and not dressed) or (cell.method != "dressed" and system != "rvd"):
             what = f"method {cell.method}" if cell.method else "a sampler"
             raise UsageError(f"cell {cell.name}: {what} is not for weights of {system}")
         if system != "rvd":
@@ -272,6 +275,29 @@ def check(study: Study) -> None:
             raise UsageError(f"cell {cell.name}: {cell.weights} draws a frame in one step: it has no sampler to choose")
         if cell.method and model.mean == "zero":
             raise UsageError(f"cell {cell.name}: {cell.weights} has mean = zero: it has no mean to forecast with")
+
+
+def _check_report(study: Study) -> None:
+    """UsageError for a report that could not be made of the study's forecasts."""
+    from evaluation.layout import FAMILIES
+    from evaluation.protocols import PROTOCOLS
+
+    report, cases = study.report, study.protocol
+    if report is None:
+        return
+    if report.protocol is not None and report.protocol not in PROTOCOLS:
+        raise UsageError(f"report.protocol: {report.protocol!r} is not known: use {', '.join(PROTOCOLS)}")
+    for name in report.families or ():
+        if name not in FAMILIES:
+            raise UsageError(f"report.families: {name!r} is not known: use {', '.join(FAMILIES)}")
+    asked = PROTOCOLS[report.protocol] if report.protocol is not None else None
+    if asked is None or asked.init_time is None:
+        return
+    if asked.init_time not in (cases.init_times or ()) or cases.lead < asked.leads:
+        raise UsageError(
+            f"report.protocol {report.protocol} scores leads 1 to {asked.leads} after frame {asked.init_time}: "
+            "protocol.init_times and protocol.lead must hold these"
+        )
 
 
 def run_config(study: Study, cell: Cell, seed: int) -> RunConfig:

@@ -98,8 +98,8 @@ def jobs(study: Study) -> list[Job]:
 def chosen(study: Study, only: Iterable[str] = (), part: tuple[int, int] | None = None) -> list[Job]:
     """The jobs of the cells named by `only` (default: all), or every N-th family of them for `part` (K, N).
 
-    A family is a training and all that is drawn from its weights: it is never divided. UsageError for a name that is
-    no cell.
+    A family is a training and all that is drawn from its weights, or, where trainings of several seeds are pooled, all
+    of them: it is never divided. UsageError for a name that is no cell.
     """
     wanted, names = list(only), [cell.name for cell in study.cells]
     for name in wanted:
@@ -108,9 +108,14 @@ def chosen(study: Study, only: Iterable[str] = (), part: tuple[int, int] | None 
     listed = [job for job in jobs(study) if not wanted or job.cell.name in wanted]
     if part is None:
         return listed
-    families = list(dict.fromkeys(job.run or job.name for job in listed))
-    mine = set(families[part[0] - 1 :: part[1]])
-    return [job for job in listed if (job.run or job.name) in mine]
+    pooled = {cell.weights for cell in study.cells if cell.pooled}
+
+    def family(job: Job) -> str:
+        holder = job.cell.weights or job.cell.name
+        return holder if holder in pooled else job.run or job.name
+
+    mine = set(list(dict.fromkeys(map(family, listed)))[part[0] - 1 :: part[1]])
+    return [job for job in listed if family(job) in mine]
 
 
 def parse_part(text: str | None) -> tuple[int, int] | None:

@@ -27,20 +27,27 @@ class Failed(FlowError):
 
 
 def train_weights(place: Workplace, job: Job, *, afresh: bool) -> dict[str, Any]:
-    """Train the weights of a job, unless they are there; returns {steps, minutes, skipped}.
+    """Train the weights of a job, unless they are there; returns {steps, minutes, skipped}, of a deep ensemble in all.
 
     `afresh` begins anew. Raises what `rvdflow.train.train` raises, `Failed` when the cell that trains them has failed.
     """
+    cell = place.study.cell(job.cell.weights or job.cell.name)
+    if job.cell.pooled:
+        parts = [_train(place, job, Job(cell, seed), afresh=False) for seed in place.study.seeds]
+        return {name: round(sum(part[name] for part in parts), 4) for name in parts[0]}
+    return _train(place, job, Job(cell, job.seed), afresh=afresh)
+
+
+def _train(place: Workplace, job: Job, trainer: Job, *, afresh: bool) -> dict[str, Any]:
+    """Train the weights of `trainer` for `job`."""
     from rvdflow.train import train
 
-    cell = place.study.cell(job.cell.weights or job.cell.name)
-    trainer = Job(cell, job.seed)
     if trainer != job:
         record = place.folder.record(trainer)
         if record is not None and record["status"] == "failed" and record["stage"] == "training":
             raise Failed(f"the training of {trainer.name} failed")
     folder = place.folder.run(trainer.name)
-    config = run_config(place.study, cell, job.seed or 0)
+    config = run_config(place.study, trainer.cell, trainer.seed or 0)
     there = (folder / "config.json").is_file()
     train(
         place.data, folder, config, device=place.device, threads=place.threads, resume=there and not afresh,
@@ -128,22 +135,14 @@ def forecaster_of(place: Workplace, job: Job) -> Forecaster:
     if cell.method is None:
         return loaded
     if cell.pooled:
-        return Pooled([load(each, device=place.device, threads=place.threads) for each in _all_seeds(place, job)])
+        runs = [place.folder.run(f"{cell.weights}-seed{seed}") for seed in place.study.seeds]
+        return Pooled([load(each, device=place.device, threads=place.threads) for each in runs])
     plain: NetworkForecaster = loaded
     if cell.method != "dressed":
         if not isinstance(loaded, ResidualDiffusionForecaster):
             raise Failed(f"{run} is a run of {loaded.method}, which has no mean of its own")
         plain = loaded.mean()
     return plain if cell.method == "mean" else dress(plain, place.opened, context=protocol.context, lead=protocol.lead)
-
-
-def _all_seeds(place: Workplace, job: Job) -> list[Path]:
-    """The runs of a cell's weights with every seed. `Failed` when one is not there."""
-    runs = [place.folder.run(f"{job.cell.weights}-seed{seed}") for seed in place.study.seeds]
-    for run in runs:
-        if not (run / "checkpoints" / "final.pt").is_file():
-            raise Failed(f"{run.name} is not trained: a deep ensemble needs the runs of all seeds in this folder")
-    return runs
 
 
 def calls_per_frame(forecaster: Forecaster) -> float | None:

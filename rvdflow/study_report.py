@@ -3,25 +3,34 @@
     FOLDER/report/index.html    film strips of all methods beside the truth, scores by lead, maps, and all else
     FOLDER/paper.md, .tex       methods as rows: what they score by a published protocol, and what they cost
 
-Of cells that were trained several times the first training enters; `table.md` has them all.
+Of cells that were trained several times the first training enters; `table.md` has them all. Both are made once every
+cell is done, of a study divided over machines where its parts are joined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lbm import dataset as store
-from lbm.console import say
+from lbm.console import Stop, progress, say
 from rvdflow.checkpoint import replace_file
 from rvdflow.study import Workplace, forecast_store, only_cases
-from rvdflow.study_jobs import Job, jobs, read_json, write_json
+from rvdflow.study_jobs import Folder, find_record, jobs, read_json, write_json
 from rvdflow.study_text import NONE, count, grid, interval, number, tex
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+@dataclass(frozen=True)
+class Done:
+    """The forecast of a cell, and the record of how it was made."""
+
+    forecast: Path
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,46 +41,45 @@ class Column:
     texts: list[str]
 
 
-def report(place: Workplace) -> Path | None:
-    """Verify all forecasts of a study that are done, write the page and the paper's table; returns the page.
+def report(place: Workplace, folders: Sequence[Folder]) -> Path | None:
+    """Verify all forecasts of a study, in whichever of `folders` they are, and write the page and the paper's table.
 
-    None where the study asks for none, or no forecast is there yet. What was made of the same forecasts is left as it
-    is.
+    Returns the page; None where the study asks for none, or where jobs are still to be done. Cells that failed are left
+    out. What was made of the same forecasts and records is left as it is.
     """
     asked = place.study.report
-    done = _done(place)
-    if asked is None or not done:
+    found = [(job, find_record(job, folders)) for job in jobs(place.study)]
+    if asked is None:
+        return None
+    if any(entry is None for _, entry in found):
+        say("the report is made when all cells are done", quiet=place.quiet)
+        return None
+    first: dict[str, Done] = {}
+    for job, entry in found:
+        if entry is not None and entry[1]["status"] == "done":
+            first.setdefault(job.cell.name, Done(forecast_store(entry[0], job), entry[1]))
+    done = {cell.name: first[cell.name] for cell in place.study.cells if cell.name in first}
+    if not done:
         return None
     folder = place.folder.path
-    page = folder / "report" / "index.html"
+    files = [folder / "report" / "index.html", folder / "paper.md", folder / "paper.tex"]
     made_of: dict[str, Any] = {
+        "title": place.study.title,
         "report": asked.model_dump(mode="json"),
-        "forecasts": {job.cell.name: store.digest(forecast_store(place.folder, job)) for job in done},
+        "cells": [[name, store.digest(one.forecast), one.record] for name, one in done.items()],
     }
-    if page.is_file() and read_json(folder / "report.json") == made_of:
-        say(f"{page}: made of these forecasts already", quiet=place.quiet)
-        return page
+    if all(file.is_file() for file in files) and read_json(folder / "report.json") == made_of:
+        say(f"{files[0]}: made of these forecasts already", quiet=place.quiet)
+        return files[0]
     scores = _verified(place, done, folder / "report")
-    records = {job.cell.name: place.folder.record(job) or {} for job in done}
-    columns = paper_columns(scores, records)
-    names = [job.cell.name for job in done]
-    replace_file(folder / "paper.md", markdown(place.study.title, names, columns, scores).encode())
-    replace_file(folder / "paper.tex", latex(place.study.title, names, columns).encode())
+    columns = paper_columns(scores, {name: one.record for name, one in done.items()})
+    replace_file(files[1], markdown(place.study.title, list(done), columns, scores).encode())
+    replace_file(files[2], latex(place.study.title, list(done), columns).encode())
     write_json(folder / "report.json", made_of)
-    return page
+    return files[0]
 
 
-def _done(place: Workplace) -> list[Job]:
-    """The first job of each cell that is done, in the order of the study."""
-    found: dict[str, Job] = {}
-    for job in jobs(place.study):
-        record = place.folder.record(job)
-        if record is not None and record["status"] == "done":
-            found.setdefault(job.cell.name, job)
-    return [found[cell.name] for cell in place.study.cells if cell.name in found]
-
-
-def _verified(place: Workplace, done: Sequence[Job], folder: Path) -> xr.Dataset:
+def _verified(place: Workplace, done: Mapping[str, Done], folder: Path) -> xr.Dataset:
     """Scores of all forecasts by the study's protocol; the page is written on the way."""
     from evaluation import report as page
     from evaluation import viewer
@@ -80,25 +88,24 @@ def _verified(place: Workplace, done: Sequence[Job], folder: Path) -> xr.Dataset
 
     asked = place.study.report
     assert asked is not None
-    opened = {job.cell.name: only_cases(_opened(place, job), place.cases) for job in done}
+    opened = {name: only_cases(store.open_dataset(one.forecast), place.cases) for name, one in done.items()}
     found, notes = networks("auto", "alex", asked.fvd_weights)
     planned = Verification(
-        place.opened,
-        opened,
-        variable=place.study.protocol.variable,
-        protocol=asked.protocol,
-        families=asked.families,
-        **found,
-    )
-    scores = planned.joined(planned.runs())
+        place.opened, opened, variable=place.study.protocol.variable, protocol=asked.protocol,
+        families=asked.families, **found,
+    )  # fmt: skip
+    with progress(len(planned.cases), "report", unit="cases", quiet=place.quiet) as bar, Stop() as stop:
+
+        def on_case(done: int, of: int) -> None:
+            bar.advance()
+            if stop.requested:
+                stop.exit()
+
+        scores = planned.joined(planned.runs(threads=place.threads, on_case=on_case))
     scores.attrs.update(notes)
     films = viewer.films(scores, planned.truth, planned.forecasts)
     page.write_report(scores, folder, films=films, title=place.study.title, overwrite=True)
     return scores
-
-
-def _opened(place: Workplace, job: Job) -> Any:
-    return store.open_dataset(forecast_store(place.folder, job))
 
 
 # ------------------------------------------------------------------ the table
@@ -110,13 +117,12 @@ def paper_columns(scores: xr.Dataset, records: dict[str, dict[str, Any]]) -> lis
 
     names = list(records)
     leads = [int(lead) for lead in scores["lead_time"].values]
-    classical = "crps_classical" if scores.attrs.get("verification_protocol") else "crps"
     columns = []
     for name, heading in (("fvd", "FVD"), ("frechet_physics", "Fréchet")):
         if name in scores and bool(scores[name].notnull().any()):
             columns.append(Column(heading, [number(float(scores[name].sel({"method": n})), 3) for n in names]))
-    for metric, heading, digits in (("lpips", "LPIPS", 3), (classical, "CRPS", 3), ("crps", "fair CRPS", 3)):
-        if metric in scores and heading not in [c.heading for c in columns]:
+    for metric, heading, digits in (("lpips", "LPIPS", 3), ("crps_classical", "CRPS", 3), ("crps", "fair CRPS", 3)):
+        if metric in scores:
             found = summary.metric(scores, metric, leads=leads)
             columns.append(Column(f"{heading} (95 %)", [_bounded(found, n, digits) for n in names]))
     ratio = summary.value(scores, "spread_skill_ratio", leads=leads)

@@ -37,16 +37,18 @@ class Losses(NamedTuple):
 class Trainable(nn.Module, ABC):
     """See the module's text. Frames are (b, c, y, x), clips (b, t, c, y, x), normalised.
 
-    `context` frames are needed to begin a forecast, `clip_frames` are those of a training clip, `sampler` is how
-    frames are drawn where there is a choice. `recomputed` names the blocks whose insides may be computed again for the
-    gradient (`train.checkpoint_activations`).
+    `context` frames are needed to begin a forecast, `block` are computed at one go, `clip_frames` are those of a
+    training clip, `sampler` is how frames are drawn where there is a choice. `recomputed` names the blocks whose
+    insides may be computed again for the gradient (`train.checkpoint_activations`).
     """
 
     players: ClassVar[tuple[str, ...]] = ("model",)
     turns: ClassVar[dict[str, int]] = {}  # of each player in one step, where more than one
     recomputed: ClassVar[tuple[type[nn.Module], ...]] = ()
     stochastic: bool = True
+    average_buffers: ClassVar[bool] = False  # by the decay of the weights' average; else they are averages already
     context: int = 1
+    block: int = 1
     clip_frames: int
     frame_shape: tuple[int, int, int]
     config: Any
@@ -84,6 +86,10 @@ class Trainable(nn.Module, ABC):
     @abstractmethod
     def loss(self, frames: Tensor, given: Given, *, player: str = ..., progress: float, draws: Draws) -> Losses:
         """What `player` minimises for clips (b, clip_frames, c, y, x): means over the batch."""
+
+    def settled(self, progress: float) -> bool:
+        """Whether weights of that part of the training may be kept as the best ones."""
+        return True
 
     def prepare(self, windows: Windows) -> None:
         """Before the first step: take from the training runs what is not trained."""

@@ -18,34 +18,39 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def _full(scores: Tensor) -> Tensor:
+    """In single precision at least: a difference of two means in half of it is mostly rounding."""
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
 def least_squares(scores: Tensor, label: float) -> Tensor:
     """E (D - label)^2: label 1 for what should be taken for real, 0 for what should be found out."""
-    return (scores - label).square().mean()
+    return (_full(scores) - label).square().mean()
 
 
 def hinge_real(scores: Tensor) -> Tensor:
     """E max(0, 1 - D(x)), the discriminator's loss of real rows."""
-    return F.relu(1 - scores).mean()
+    return F.relu(1 - _full(scores)).mean()
 
 
 def hinge_fake(scores: Tensor) -> Tensor:
     """E max(0, 1 + D(G(z))), the discriminator's loss of rows from the generator."""
-    return F.relu(1 + scores).mean()
+    return F.relu(1 + _full(scores)).mean()
 
 
 def deceived(scores: Tensor) -> Tensor:
     """-E D(G(z)): what the generator minimises against a hinge or a Wasserstein critic."""
-    return -scores.mean()
+    return -_full(scores).mean()
 
 
 def wasserstein(real: Tensor, fake: Tensor) -> Tensor:
     """E D(x) - E D(G(z)), the critic's estimate of the distance; the critic minimises its negative."""
-    return real.mean() - fake.mean()
+    return _full(real).mean() - _full(fake).mean()
 
 
 def drift(real: Tensor) -> Tensor:
     """E D(x)^2, which keeps the critic's scores, free up to a constant, near zero."""
-    return real.square().mean()
+    return _full(real).square().mean()
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, share: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from rvdflow.networks import Given
 from rvdflow.noise import Draws
 from rvdflow.trainable import Losses, Noise, State, Trainable
 
-__all__ = ["Adam", "MethodConfig", "Noise", "State", "VideoModel", "channels_of"]
+__all__ = ["Adam", "MethodConfig", "Noise", "State", "VideoModel", "Window", "WindowModel", "channels_of"]
 ValueRange = Literal["minmax", "standard"]
 
 
@@ -69,7 +69,6 @@ class VideoModel(Trainable):
 
     published: ClassVar[dict[str, Adam]] = {"model": Adam()}
     fixed_context: bool = False
-    block: int = 1
 
     def __init__(
         self, config: MethodConfig, *, channels: int, height: int, width: int, coarsening: int, smallest: int = 1
@@ -159,6 +158,26 @@ class VideoModel(Trainable):
             frame, state = self.step(state, noise)
             frames.append(frame)
         return torch.stack(frames, 1)
+
+
+class Window(NamedTuple):
+    """The last frames (b, t, c, y, x), and what is known of their runs."""
+
+    frames: Tensor
+    given: Given
+
+
+class WindowModel(VideoModel):
+    """A model whose state is the last `context` frames, and nothing else."""
+
+    fixed_context = True
+
+    def begin(self, context: Tensor, given: Given) -> Window:
+        return Window(self.usable(context), given)
+
+    def moved(self, state: Window, frames: Tensor) -> Window:
+        """The window after further frames (b, t, c, y, x)."""
+        return Window(torch.cat([state.frames, frames], 1)[:, -self.context :], state.given)
 
 
 def channels_of(published: int, width: float, multiple: int = 1) -> int:

@@ -27,8 +27,9 @@ with a z of its own and the frames before as context. Vectors of the spectral no
 player (`follow`); both steps of the discriminator see the same clips, with other noise.
 
 Norms: "batch", as published, takes statistics over the rows and frames of a batch; it keeps running ones (of the
-generator's own loss calls) for forecasts, where a sample therefore does not depend on its batch; but in training its
-loss does depend on how a step is divided. "group" depends on nothing but the frame: it is what `dvd-gan-small` has.
+generator's own loss calls, averaged as the weights are) for forecasts, where a sample therefore does not depend on its
+batch; but in training its loss does depend on how a step is divided. "group" depends on nothing but the frame: it is
+what `dvd-gan-small` has.
 
 Deviations: no bias where the next layer takes it out again, nor in the last layer of a discriminator; optional
 (`grid`, 0 as published): mean absolute error of the mean of a few draws, against mode collapse, from DGMR (Ravuri et
@@ -38,7 +39,7 @@ al. 2021, doi:10.1038/s41586-021-03854-z); inside obstacles all frames are 0, re
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -46,12 +47,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rvdflow.methods.adversarial import deceived, frozen, hinge_fake, hinge_real
-from rvdflow.methods.base import Adam, MethodConfig, Noise, VideoModel, channels_of
+from rvdflow.methods.base import Adam, MethodConfig, Noise, Window, WindowModel, channels_of
 from rvdflow.methods.discriminators import Residual, ResNetDiscriminator, doubled
 from rvdflow.methods.spectral import SpectralConv2d, SpectralGru, SpectralLinear, settle
 from rvdflow.networks import Given
 from rvdflow.noise import Draws
+from rvdflow.trainable import Losses
 
+MOMENTUM = 0.1  # of running statistics
+Moments = list[Tensor] | None  # mean and variance of each norm, as they are met
 WIDTHS = (8, 8, 8, 4, 2)  # of the generator, in units of the base width: each recurrence's input, and the last map
 STACKS: dict[str, tuple[tuple[tuple[int, int], ...], ...]] = {  # (channels, kernel) of ConvGRUs; channels in halves
     "stack": (((2, 3), (4, 5), (2, 3)),) * 3 + (((2, 3), (4, 5), (2, 5)),),
@@ -97,13 +101,6 @@ SMALL: dict[str, Any] = {  # how the small preset is trained
 }
 
 
-class Window(NamedTuple):
-    """The last frames (b, t, c, y, x), and where there is fluid (b, 1, y, x)."""
-
-    frames: Tensor
-    given: Given
-
-
 class ConditionalNorm(nn.Module):
     """norm(h) (1 + A z) + B z, for rows of h in which every `times` side by side belong to one row of z."""
 
@@ -118,19 +115,26 @@ class ConditionalNorm(nn.Module):
             self.register_buffer("mean", torch.zeros(channels))
             self.register_buffer("variance", torch.ones(channels))
 
-    def forward(self, h: Tensor, z: Tensor, *, track: bool) -> Tensor:
-        """`track`: running statistics take these rows in, in training mode."""
+    def forward(self, h: Tensor, z: Tensor, *, track: Moments) -> Tensor:
+        """`track` takes the statistics of these rows, in training mode."""
         times = len(h) // len(z)
         scale, shift = (layer(z).repeat_interleave(times, 0)[:, :, None, None] for layer in (self.scale, self.shift))
         return torch.addcmul(shift, self._normalised(h, track), 1 + scale)
 
-    def _normalised(self, h: Tensor, track: bool) -> Tensor:
+    def _normalised(self, h: Tensor, track: Moments) -> Tensor:
         if self.groups is not None:
             return F.group_norm(h, self.groups)
         if not self.training:
             return F.batch_norm(h, self.mean, self.variance)
-        mean, variance = (self.mean, self.variance) if track else (None, None)
-        return F.batch_norm(h, mean, variance, training=True)
+        if track is not None:
+            variance, mean = torch.var_mean(h.detach().to(torch.promote_types(h.dtype, torch.float32)), (0, 2, 3))
+            track += [mean, variance]
+        return F.batch_norm(h, None, None, training=True)
+
+    def follow(self, mean: Tensor, variance: Tensor) -> None:
+        """Take the statistics of one step into the running ones."""
+        self.mean.lerp_(mean, MOMENTUM)
+        self.variance.lerp_(variance, MOMENTUM)
 
 
 class GeneratorBlock(nn.Module):
@@ -144,7 +148,7 @@ class GeneratorBlock(nn.Module):
         self.second = SpectralConv2d(c_out, c_out, 3, padding=1)
         self.skip = SpectralConv2d(c_in, c_out, 1, bias=False)
 
-    def forward(self, x: Tensor, z: Tensor, *, track: bool) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, *, track: Moments) -> Tensor:
         h, skip = F.relu(self.norms[0](x, z, track=track)), self.skip(x)
         if self.up:
             h, skip = doubled(h), doubled(skip)
@@ -184,7 +188,7 @@ class GeneratorStage(nn.Module):
         blocks = ((inputs[-1], False), (c_out, True))
         self.blocks = nn.ModuleList(GeneratorBlock(inputs[-1], c, latent, kind, up=up) for c, up in blocks)
 
-    def forward(self, x: Tensor, state: Tensor, z: Tensor, times: int, *, track: bool) -> Tensor:
+    def forward(self, x: Tensor, state: Tensor, z: Tensor, times: int, *, track: Moments) -> Tensor:
         """Maps (b, times, c, 2 y, 2 x) from inputs (b, times or 1, c, y, x); `state` (b, n, y, x): of all units."""
         for unit, initial in zip(self.memory, state.split(self.hidden, 1), strict=True):
             x = unit(x, initial, times)
@@ -211,7 +215,7 @@ class DvdGenerator(nn.Module):
         )
         self.head = SpectralConv2d(widths[-1], channels, 3, padding=1)
 
-    def forward(self, context: Tensor, z: Tensor, *, track: bool = False) -> Tensor:
+    def forward(self, context: Tensor, z: Tensor, *, track: Moments = None) -> Tensor:
         h = self.start(z).unflatten(1, self.coarsest)[:, None]
         for stage, state in zip(self.stages, self.context(context), strict=True):
             h = stage(h, state, z, self.times, track=track)
@@ -232,15 +236,15 @@ class DualDiscriminator(nn.Module):
         return self.spatial(frames).mean(1, keepdim=True), self.temporal(clips)
 
 
-class DvdGan(VideoModel):
+class DvdGan(WindowModel):
     stochastic = True
-    fixed_context = True
     players = ("discriminator", "generator")
     published = {  # noqa: RUF012
         "discriminator": Adam(5e-4, (0.0, 0.999), batch_size=512),
         "generator": Adam(1e-4, (0.0, 0.999), batch_size=512, ema_decay=0.9999),
     }
     turns: ClassVar[dict[str, int]] = {"discriminator": 2}
+    average_buffers = True
 
     def __init__(self, config: DvdGanConfig, *, channels: int, height: int, width: int) -> None:
         super().__init__(config, channels=channels, height=height, width=width, coarsening=32)
@@ -251,10 +255,25 @@ class DvdGan(VideoModel):
         self.discriminator = DualDiscriminator(channels, base)
 
     def follow(self, statistic: Tensor, step: int, player: str = "generator") -> None:
-        """One power iteration in the layers of `player` (rvdflow.methods.spectral)."""
+        """One power iteration in the layers of `player` (rvdflow.methods.spectral); running statistics of its norms."""
         settle(self.get_submodule(player))
+        norms = [m for m in self.modules() if isinstance(m, ConditionalNorm) and m.groups is None]
+        if not len(statistic):
+            return
+        moments = statistic.split([len(x) for norm in norms for x in (norm.mean, norm.variance)])
+        for k, norm in enumerate(norms):
+            norm.follow(*moments[2 * k : 2 * k + 2])
+
+    def loss(self, frames: Tensor, given: Given, *, player: str = "generator", progress: float, draws: Draws) -> Losses:
+        """Its statistic are the moments that the generator's norms met."""
+        moments: list[Tensor] = []
+        values = self._losses(player, frames, given, draws, moments)
+        return Losses(values, torch.cat(moments) if moments else frames.new_zeros(0))
 
     def losses(self, player: str, frames: Tensor, given: Given, *, progress: float, draws: Draws) -> dict[str, Tensor]:
+        return self._losses(player, frames, given, draws, None)
+
+    def _losses(self, player: str, frames: Tensor, given: Given, draws: Draws, track: Moments) -> dict[str, Tensor]:
         if player not in self.players:
             raise ValueError(f"DvdGan has no player {player!r}")
         context, future = frames.split((self.context, self.block), 1)
@@ -267,7 +286,7 @@ class DvdGan(VideoModel):
             (real_s, real_t), (fake_s, fake_t) = (self.discriminator(clips, chosen) for clips in (frames, fake))
             spatial, temporal = hinge_real(real_s) + hinge_fake(fake_s), hinge_real(real_t) + hinge_fake(fake_t)
             return {"loss": spatial + temporal, "spatial": spatial.detach(), "temporal": temporal.detach()}
-        made = self._drawn(context, given, z, track=True)
+        made = self._drawn(context, given, z, track=track)
         with frozen(self.discriminator):
             spatial, temporal = map(deceived, self.discriminator(torch.cat([context, made], 1), chosen))
         values = {"loss": spatial + temporal, "spatial": spatial.detach(), "temporal": temporal.detach()}
@@ -278,13 +297,10 @@ class DvdGan(VideoModel):
             values["loss"], values["grid"] = values["loss"] + self.config.grid * error, error.detach()
         return values
 
-    def _drawn(self, context: Tensor, given: Given, z: Tensor, *, track: bool = False) -> Tensor:
+    def _drawn(self, context: Tensor, given: Given, z: Tensor, *, track: Moments = None) -> Tensor:
         return self.kept(self.bounded(self.generator(context, z, track=track)), given)
-
-    def begin(self, context: Tensor, given: Given) -> Window:
-        return Window(self.usable(context), given)
 
     def advance(self, state: Window, noise: Noise) -> tuple[Tensor, Window]:
         z = noise((self.config.latent,)).to(state.frames.dtype)
         future = self._drawn(state.frames, state.given, z)
-        return future, Window(torch.cat([state.frames, future], 1)[:, -self.context :], state.given)
+        return future, self.moved(state, future)

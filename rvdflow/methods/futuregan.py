@@ -38,7 +38,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rvdflow.methods.adversarial import deceived, drift, frozen, gradient_penalty, wasserstein
-from rvdflow.methods.base import Adam, MethodConfig, Noise, VideoModel, channels_of
+from rvdflow.methods.base import Adam, MethodConfig, Noise, Window, WindowModel, channels_of
 from rvdflow.methods.discriminators import GrowingCritic, doubled, halved
 from rvdflow.methods.equalised import EqualisedConv3d, EqualisedSpread3d, Stack, cube, narrow
 from rvdflow.networks import Given
@@ -78,13 +78,6 @@ SMALL: dict[str, Any] = {  # how the small preset is trained
     "weight_decay": 0.0,
     "gradient_clip": None,
 }
-
-
-class Window(NamedTuple):
-    """The last frames (b, t, c, y, x), and where there is fluid (b, 1, y, x)."""
-
-    frames: Tensor
-    given: Given
 
 
 class Growth(NamedTuple):
@@ -130,9 +123,8 @@ class GrowingGenerator(nn.Module):
         return future
 
 
-class FutureGan(VideoModel):
+class FutureGan(WindowModel):
     stochastic = False
-    fixed_context = True
     players = ("discriminator", "generator")
     published = {  # noqa: RUF012
         name: Adam(1e-3, (0.0, 0.99), batch_size=2) for name in ("discriminator", "generator")
@@ -162,6 +154,10 @@ class FutureGan(VideoModel):
         position = min(progress / self.config.grown_by, 1.0) * stages
         stage = min(int(position), stages - 1)
         return Growth(stage, min(1.0, (position - stage) / self.config.fade) if stage else 1.0)
+
+    def settled(self, progress: float) -> bool:
+        """Not before it is grown: forecasts of a coarse stage are smooth, and may err less than sharp ones."""
+        return self.growth(progress) == (self.config.levels, 1.0)
 
     def rate_factor(self, player: str, progress: float) -> float:
         """Rates fall at each growth."""
@@ -206,9 +202,6 @@ class FutureGan(VideoModel):
         future = self.generator(context, *growth).to(context.dtype)
         return future * self.shown(given.fluid, growth)[:, None] if self.config.masked_loss else future
 
-    def begin(self, context: Tensor, given: Given) -> Window:
-        return Window(self.usable(context), given)
-
     def advance(self, state: Window, noise: Noise) -> tuple[Tensor, Window]:
         growth = self.growth(float(self.progress))
         context = self.shown(state.frames, growth).transpose(1, 2)
@@ -218,4 +211,4 @@ class FutureGan(VideoModel):
         if self.value_range == "minmax":
             future = future.clamp(-1, 1)
         future = self.kept(future, state.given)
-        return future, Window(torch.cat([state.frames, future], 1)[:, -self.context :], state.given)
+        return future, self.moved(state, future)

@@ -59,7 +59,7 @@ class IvrnnConfig(MethodConfig):
     beta: float = Field(1.0, ge=0, description="weight of the KL")
     kl_warmup: float = Field(0.04, ge=0, le=1, description="part of the training over which beta grows from 0")
     free_bits: float = Field(0.0, ge=0, description="nats of a latent map's KL that cost nothing more")
-    context_frames: int = Field(2, ge=1, description="context frames: this many, no fewer, no more")
+    context_frames: int = Field(2, ge=1, description="context frames: this many, no fewer; of more the last ones")
     clip_frames: int = Field(12, ge=2, description="frames of a training clip; those after the context carry loss")
 
     @model_validator(mode="after")
@@ -238,6 +238,10 @@ class Ivrnn(VideoModel):
 
         self.first_rendered = firsts(range(stages))
         self.first_priors, self.first_posteriors = firsts(config.latent_stages), firsts(config.latent_stages)
+
+    def compilable(self) -> list[nn.Module]:
+        laws = [part for law in (*self.priors, *self.posteriors) for part in law.children()]
+        return [self.embedding, *self.stages, *laws]
 
     def losses(self, player: str, frames: Tensor, given: Given, *, progress: float, draws: Draws) -> dict[str, Tensor]:
         """Teacher-forced frames after the context, z from the posteriors."""

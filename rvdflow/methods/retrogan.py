@@ -36,7 +36,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rvdflow.methods.adversarial import frozen, least_squares
-from rvdflow.methods.base import Adam, MethodConfig, Noise, VideoModel, channels_of
+from rvdflow.methods.base import Adam, MethodConfig, Noise, Window, WindowModel, channels_of
 from rvdflow.methods.discriminators import PatchGan, instance_norm
 from rvdflow.methods.filters import filtered, laplacian_of_gaussian
 from rvdflow.networks import Given
@@ -64,13 +64,6 @@ SMALL: dict[str, Any] = {  # how the small preset is trained
     "weight_decay": 0.0,
     "gradient_clip": None,
 }
-
-
-class Window(NamedTuple):
-    """The last frames (b, t, c, y, x), and where there is fluid (b, 1, y, x)."""
-
-    frames: Tensor
-    given: Given
 
 
 class _Mirrored(nn.Sequential):
@@ -124,9 +117,8 @@ class Forecasts(NamedTuple):
     first: tuple[Tensor, Tensor, Tensor]
 
 
-class RetroGan(VideoModel):
+class RetroGan(WindowModel):
     stochastic = False
-    fixed_context = True
     players = ("generator", "discriminator")
     published = {  # noqa: RUF012
         name: Adam(3e-4, (0.5, 0.999), batch_size=20, schedule="linear") for name in ("generator", "discriminator")
@@ -148,6 +140,9 @@ class RetroGan(VideoModel):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.generator, self.discriminator.frame, self.discriminator.sequence]
 
     def losses(self, player: str, frames: Tensor, given: Given, *, progress: float, draws: Draws) -> dict[str, Tensor]:
         if player == "generator":
@@ -201,12 +196,9 @@ class RetroGan(VideoModel):
         last_again, first_again = self.next_frame(pair, twice).split(rows)
         return Forecasts((frames[:, -1], last, last_again), (frames[:, 0], first, first_again))
 
-    def begin(self, context: Tensor, given: Given) -> Window:
-        return Window(self.usable(context), given)
-
     def advance(self, state: Window, noise: Noise) -> tuple[Tensor, Window]:
         frame = self.next_frame(state.frames, state.given)[:, None]
-        return frame, Window(torch.cat([state.frames[:, 1:], frame], 1), state.given)
+        return frame, self.moved(state, frame)
 
 
 def _sequences(frames: Tensor, ends: Forecasts) -> Tensor:

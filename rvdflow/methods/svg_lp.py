@@ -54,7 +54,9 @@ class SvgLpConfig(MethodConfig):
     kl_warmup: float = Field(0.0, ge=0, le=1, description="part of the training over which beta grows from 0")
     free_bits: float = Field(0.0, ge=0, description="nats of a frame's KL that cost nothing more")
     last_frame_skip: bool = Field(False, description="skips from the last frame, not from the last context frame")
-    context_frames: int = Field(2, ge=1, description="frames of a training clip that skips may come from")
+    context_frames: int = Field(
+        2, ge=1, description="frames of a training clip that skips may come from (without last_frame_skip)"
+    )
     clip_frames: int = Field(12, ge=2, description="frames of a training clip; all but the first carry loss")
 
     @model_validator(mode="after")
@@ -70,7 +72,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "svg-lp-small": {
         "width": 0.25,
         "normalisation": "standard",
-        "context_frames": 4,
         "last_frame_skip": True,
         "kl_warmup": 0.1,
     },

@@ -88,7 +88,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "timegrad-128": {"modes": 64},
     "timegrad-small": {"modes": 16, "lags": (1, 2), "context_frames": 2, "clip_frames": 12, "sampler": _SAMPLED},
 }
-SMALL: dict[str, Any] = {"optimiser": "adam", "batch_size": 16, "weight_decay": 0.0}  # its training
+SMALL: dict[str, Any] = {  # its training; modes are of frames that are not reflected
+    "optimiser": "adam", "batch_size": 16, "weight_decay": 0.0, "mirror": False
+}  # fmt: skip
 
 
 class TimeGradState(NamedTuple):

@@ -59,6 +59,8 @@ def test_an_ensemble_of_runs_names_the_checkpoints_it_is_of(trained, flow):
 def test_what_is_no_ensemble_is_refused():
     with pytest.raises(UsageError, match="two or more"):
         rvdflow.Pooled([Says(1)])
+    with pytest.raises(UsageError, match="deterministic forecasters and ensembles"):
+        rvdflow.Pooled([Says(1), Says(2, deterministic=True)])
     other = Says(2)
     other.variables = ("density",)
     with pytest.raises(UsageError, match="different variables"):

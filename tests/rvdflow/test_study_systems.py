@@ -9,7 +9,8 @@ import pytest
 from lbm import dataset as store
 from lbm.errors import UsageError
 from rvdflow.study import study
-from rvdflow.study_jobs import Folder, read_json
+from rvdflow.study_config import read_study
+from rvdflow.study_jobs import chosen, read_json
 
 FLOW = """
 size = "16x32"
@@ -161,9 +162,8 @@ def test_a_cell_that_was_added_enters_the_page(whole, flow, tmp_path):
     shutil.copytree(whole[0], tmp_path / "s")
     do(tmp_path, flow, STUDY + '[[cell]]\nname = "climatology"\nmethod = "climatology"\n')
     assert "climatology" in cells(tmp_path / "s" / "paper.md")
-    assert read_json(tmp_path / "s" / "report.json")["forecasts"].keys() == {
-        job["cell"] for job in (read_json(p) for p in Folder(tmp_path / "s").path.glob("cells/*.json"))
-    }
+    made_of = [name for name, _, _ in read_json(tmp_path / "s" / "report.json")["cells"]]
+    assert made_of == ["rvd", "svg-lp", "convgru", "convgru-dressed", "persistence", "climatology"]
 
 
 DEEP = """
@@ -186,6 +186,40 @@ def test_a_deep_ensemble_has_a_member_for_each_seed(flow, tmp_path):
         for name in ("deep-seed1", "convgru-seed0", "convgru-seed1")
     )
     np.testing.assert_allclose(deep, np.concatenate(parts, axis=2), atol=1e-7)
+    alone, pooled = rows["convgru"], rows["deep"]
+    assert (pooled.parameters, pooled.steps) == (2 * alone.parameters, 2 * alone.steps)
+
+
+def test_what_pools_trainings_keeps_them_together(tmp_path):
+    (tmp_path / "s.toml").write_text(STUDY.replace("[base]", "seeds = [0, 1]\n[base]", 1) + DEEP)
+    read = read_study(tmp_path / "s.toml")
+    parts = [{job.name for job in chosen(read, part=(k, 3))} for k in (1, 2, 3)]
+    whole = {"convgru-seed0", "convgru-seed1", "convgru-dressed-seed0", "convgru-dressed-seed1", "deep-seed1"}
+    assert sum(whole <= part for part in parts) == 1
+    assert not any(a & b for i, a in enumerate(parts) for b in parts[:i])
+    assert [job.name for job in chosen(read, only=["deep"])] == ["deep-seed1"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('protocol = "rdv"', "report.protocol: 'rdv' is not known: use rvd"),
+        ('families = ["poinst"]', "report.families: 'poinst' is not known: use points"),
+        ('protocol = "rvd-bair"', "rvd-bair scores leads 1 to 16 after frame 3"),
+    ],
+)
+def test_a_report_that_cannot_be_made_is_refused_before_anything_is_trained(lines, words, flow, tmp_path):
+    text = STUDY.replace('protocol = "rvd"\nfamilies = ["points", "features"]', lines)
+    with pytest.raises(UsageError, match=words):
+        do(tmp_path, flow, text)
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_report_waits_until_every_cell_is_done(flow, tmp_path, capsys):
+    (tmp_path / "systems.toml").write_text(STUDY)
+    study(tmp_path / "systems.toml", flow, tmp_path / "s", only=["persistence"], device="cpu", threads=1)
+    assert "the report is made when all cells are done" in capsys.readouterr().out
+    assert not (tmp_path / "s" / "report").exists()
 
 
 def test_a_deep_ensemble_of_one_seed_is_refused(flow, tmp_path):
@@ -199,6 +233,14 @@ def test_a_deep_ensemble_of_one_seed_is_refused(flow, tmp_path):
         ('[[cell]]\nname = "a"\nweights = "svg-lp"\nsampler.steps = 3\n', "a sampler is not for weights of svg-lp"),
         ('[[cell]]\nname = "a"\nweights = "convgru"\nmethod = "mean"\n', "method mean is not for weights of convgru"),
         ('[[cell]]\nname = "a"\nweights = "rvd"\nmethod = "dressed"\n', "method dressed is not for weights of rvd"),
+        (
+            '[[cell]]\nname = "a"\nweights = "svg-lp"\nmethod = "dressed"\n',
+            "method dressed is not for weights of svg-lp",
+        ),
+        (
+            '[[cell]]\nname = "a"\nrun = "r"\n[[cell]]\nname = "b"\nweights = "a"\nmethod = "deep-ensemble"\n',
+            "b: a deep ensemble needs weights that are trained with two or more seeds",
+        ),
         (
             '[[cell]]\nname = "a"\npreset = "futuregan-small"\nset.model.context_frames = 6\n',
             "futuregan needs 6 frames of context, the protocol shows 4",

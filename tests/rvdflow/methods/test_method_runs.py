@@ -147,6 +147,70 @@ def test_the_discriminator_takes_two_turns_at_its_own_rate_in_each_step(data, sy
     assert seen == [("discriminator", pytest.approx(5e-4))] * 2 + [("generator", pytest.approx(1e-4))]
 
 
+def batch_norm(system_config, **train):
+    from rvdflow.train_config import RunConfig, merge
+
+    whole = system_config("dvd-gan", **train).model_dump()
+    return RunConfig.model_validate(merge(whole, {"model": {"norm": "batch"}}))
+
+
+def test_batch_norm_s_statistics_are_resumed_to_the_bit_and_averaged_as_the_weights(data, system_config, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(data("dvd-gan"), whole, batch_norm(system_config), threads=1, quiet=True)
+    with pytest.raises(Crash):
+        train(data("dvd-gan"), stopped, batch_norm(system_config), threads=1, quiet=True, on_step=crash_after(3))
+    train(data("dvd-gan"), stopped, None, threads=1, quiet=True, resume=True)
+    ours, theirs = state_of(stopped), state_of(whole)
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    variances = [key for key in ours if key.startswith("average_weights") and key.endswith("variance")]
+    assert variances
+    for key in variances:
+        raw = ours[key.replace("average_weights", "raw_weights")]
+        assert (ours[key] > 0).all()
+        assert not torch.equal(ours[key], raw)
+
+
+def test_a_step_that_is_not_finite_leaves_batch_norm_s_statistics_as_they_were(data, system_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    run = Run(data("dvd-gan"), tmp_path / "run", batch_norm(system_config), device=torch.device("cpu"), threads=1)
+    optimiser, batch = run.optimiser, run.data.training.clip([0, 1])
+    optimiser.advance(batch, 0.0)
+    before = {name: value.clone() for name, value in optimiser.model.named_buffers()}
+    optimiser.advance(batch._replace(frames=batch.frames * math.nan), 0.0)
+    assert optimiser.skipped == 1
+    assert all(torch.equal(value, before[name]) for name, value in optimiser.model.named_buffers())
+
+
+def test_two_ranks_have_the_same_batch_norm_statistics(data, start_ranks, tmp_path):
+    """Those of both are averaged: rank 0 writes what both have, and both validate the same network."""
+    given = ["train", "--data", data("dvd-gan"), "--preset", "dvd-gan-small", "--steps", 2, "--batch-size", 2]
+    for setting in ("width=0.0625", "latent=12", "norm=batch", "context_frames=3", "future_frames=5"):
+        given += ["--set", f"model.{setting}"]
+    code = (
+        "import os\n"
+        "from rvdflow.methods.dvd_gan import DvdGan\n"
+        "follow = DvdGan.follow\n"
+        "def told(self, statistic, step, player='generator'):\n"
+        "    follow(self, statistic, step, player)\n"
+        f"    open(r'{tmp_path}/' + os.environ['RANK'], 'a').write(f'{{statistic.double().sum().item()!r}}\\n')\n"
+        "DvdGan.follow = told\n"
+    )
+    for process in start_ranks(2, *given, "-o", tmp_path / "run", "--threads", 1, "-q", code=code):
+        assert process.wait()[0] == 0, process.wait()
+    one, two = ((tmp_path / rank).read_text().splitlines() for rank in ("0", "1"))
+    assert one == two
+    assert len(set(one)) > 1
+
+
+def test_the_best_weights_of_a_growing_network_are_grown(data, system_config, tmp_path):
+    config = system_config("futuregan", validations=6)
+    train(data("futuregan"), tmp_path / "run", config, threads=1, quiet=True)
+    best = checkpoint.read(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert best.meta["optimiser"]["step"] == 6  # of six validations
+    model = rvdflow.load(tmp_path / "run").model
+    assert [model.settled(progress) for progress in (0.0, 0.5, 0.9, 1.0)] == [False, False, False, True]
+
+
 def test_rates_fall_at_each_growth(data, system_config, tmp_path):
     settings = system_config("futuregan", learning_rate=1e-3, schedule="constant")
     (tmp_path / "run").mkdir()
