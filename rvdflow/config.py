@@ -38,8 +38,8 @@ class SamplerConfig(Settings):
 class CalibrationConfig(Settings):
     """Roll-outs on validation runs that set scale and memory of drawn residuals (rvdflow.calibrate)."""
 
-    cases: int = Field(24, ge=0, description="validation cases; 0: no calibration, as published")
-    members: int = Field(4, ge=2, description="members per case")
+    cases: int = Field(64, ge=0, description="validation cases; 0: no calibration, as published")
+    members: int = Field(2, ge=2, description="members per case")
     context: int = Field(4, ge=1, description="context frames")
     lead: int = Field(16, ge=1, description="frames forecast")
     rounds: int = Field(1, ge=1, description="corrections of the inflation")
