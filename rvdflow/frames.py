@@ -15,11 +15,16 @@ from lbm.errors import DataError, UsageError
 
 FRAME_DIMS = ("trajectory", "time", "y", "x")
 VIDEO_DIMS = ("trajectory", "time", "channel", "y", "x")
+FIELDS = ("vorticity", "velocity_x", "velocity_y", "density")
 
 
 def frame_variables(dataset: Any) -> tuple[str, ...]:
-    """Names of the variables of `dataset` that hold frames, in the order they are stored."""
-    return tuple(str(name) for name, array in dataset.data_vars.items() if array.dims in (FRAME_DIMS, VIDEO_DIMS))
+    """Names of the variables of `dataset` that hold frames: fields of flow in the order of FIELDS, others by name.
+
+    A store has no order of its own: a copy of it may list its variables in another one.
+    """
+    found = [str(name) for name, array in dataset.data_vars.items() if array.dims in (FRAME_DIMS, VIDEO_DIMS)]
+    return tuple(sorted(found, key=lambda name: (FIELDS.index(name) if name in FIELDS else len(FIELDS), name)))
 
 
 def split_trajectories(dataset: Any, split: str) -> list[int]:

@@ -7,7 +7,7 @@ import torch
 from lbm import dataset as store
 from lbm.errors import DataError, UsageError
 from rvdflow.conditions import Conditions
-from rvdflow.frames import Frames, split_trajectories
+from rvdflow.frames import Frames, frame_variables, split_trajectories
 from rvdflow.noise import MemberNoise, stream_seed
 from rvdflow.normalisation import fit_normalisation
 from rvdflow.windows import Windows, clips, draw
@@ -22,6 +22,14 @@ def training_values(path):
     ds = store.open_dataset(path).load()
     ds = ds.isel(trajectory=ds["split"].values == "train")
     return ds["vorticity"].where(~ds["solid"]).values.astype(np.float64)
+
+
+def test_the_order_of_variables_is_not_that_in_which_a_store_lists_them(flow):
+    one = store.open_dataset(flow, chunks=None)
+    names = ("velocity_x", "vorticity", "temperature", "density", "salt")
+    for order in (names, names[::-1]):
+        listed = one.drop_vars("vorticity").assign({name: one["vorticity"] for name in order})
+        assert frame_variables(listed) == ("vorticity", "velocity_x", "density", "salt", "temperature")
 
 
 def test_standard_normalisation_has_mean_0_and_deviation_1_in_the_fluid(flow):
