@@ -28,7 +28,7 @@ def test_the_order_of_variables_is_not_that_in_which_a_store_lists_them(flow):
     one = store.open_dataset(flow, chunks=None)
     names = ("velocity_x", "vorticity", "temperature", "density", "salt")
     for order in (names, names[::-1]):
-        listed = one.drop_vars("vorticity").assign({name: one["vorticity"] for name in order})
+        listed = one.drop_vars("vorticity").assign(dict.fromkeys(order, one["vorticity"]))
         assert frame_variables(listed) == ("vorticity", "velocity_x", "density", "salt", "temperature")
 
 
