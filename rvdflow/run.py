@@ -224,6 +224,9 @@ class Run:
         config, windows = self.config.calibration, self.data.validation
         if not config.cases:
             return {}
+        if self.data.training.frames.eight_bit:
+            say("spread not calibrated: residuals of pictures, scaled, make pictures of nothing", quiet=quiet)
+            return {}
         length = config.context + config.lead
         if windows is None or windows.frames.longest(windows.trajectories) < length:
             say(f"spread not calibrated: no validation runs of at least {length} frames", quiet=quiet)

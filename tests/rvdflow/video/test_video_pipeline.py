@@ -52,6 +52,11 @@ def test_published_cases_of_colour_clips_are_scored_in_grey_levels_of_every_chan
     np.testing.assert_allclose(found, independent, rtol=1e-6)
 
 
+def test_residuals_of_pictures_are_used_as_they_are_drawn(run):
+    model = rvdflow.load(run, threads=1).model
+    assert (float(model.inflation), float(model.memory)) == (1, 0)
+
+
 def test_a_run_says_which_channels_it_was_trained_on(run):
     from rvdflow.info import describe
     from rvdflow.info_words import in_words
