@@ -32,10 +32,10 @@ class Toy(Trainable):
         self.seen += statistic
 
     def encode(self, context, given):
-        raise NotImplementedError
+        """Nothing here forecasts."""
 
     def step(self, state, noise, sampler=None):
-        raise NotImplementedError
+        """Nothing here forecasts."""
 
 
 def settings(**values):
